@@ -1,0 +1,160 @@
+// Where key-value entries and index keys live: byte layouts that engines already use, and plain rows.
+// A pool is read by slot: read(slot, buffer) decodes a row, view(slot, buffer) says where the f32 row then
+// is.
+#pragma once
+
+#include <dsv4/core/coop.hpp>
+#include <dsv4/core/quant.hpp>
+#include <dsv4/core/types.hpp>
+
+#include <cstdint>
+#include <type_traits>
+
+namespace dsv4::attention {
+
+/// Plain rows: slot i at data + i * stride.
+///   data  [slots] rows of `channels` T (float or bf16); a row holds what the model computed, unquantised
+template <class T>
+struct RowPool {
+  T* data;
+  std::int64_t stride;  // elements, >= channels
+  std::int64_t slots;
+  int channels;
+
+  /// Stores one row. Called by all threads of `coop`; does not synchronise.
+  template <Coop C>
+  DSV4_HD void write(C coop, std::int64_t slot, const T* row) const {
+    for (int d = coop.rank(); d < channels; d += coop.size()) data[slot * stride + d] = row[d];
+  }
+
+  /// Decodes one row into `buffer` [channels], unless it is f32 already. For one thread.
+  DSV4_HD void read(std::int64_t slot, float* buffer) const {
+    if constexpr (!std::is_same_v<T, float>)
+      for (int d = 0; d < channels; ++d) buffer[d] = to_float(data[slot * stride + d]);
+  }
+  /// Where the row is found after `read`: in place if it is f32, else in `buffer`.
+  DSV4_HD const float* view(std::int64_t slot, const float* buffer) const {
+    if constexpr (std::is_same_v<T, float>)
+      return data + slot * stride;
+    else
+      return buffer;
+  }
+};
+
+/// Byte layout of a 584-byte entry inside a page of P entries (spec formats section 1):
+///     576*t + 0    448 e4m3    channels 0..447
+///     576*t + 448   64 bf16    channels 448..511, already rotated
+///     576*P + 8*t    7 UE8M0   one scale per 64 channels, then a pad byte that is never read
+struct KvPagePool {
+  static constexpr int kQuantised = 448;                           // channels stored as e4m3
+  static constexpr int kRotated = 64;                              // channels stored as bf16
+  static constexpr int kScales = kQuantised / quant::kFp8KvBlock;  // 7
+  static constexpr int kDataBytes = kQuantised + 2 * kRotated;     // 576
+  static constexpr int kScaleBytes = 8;
+  static constexpr int kEntryBytes = kDataBytes + kScaleBytes;  // 584
+
+  std::uint8_t* pages;        // 16-byte aligned
+  std::int64_t page_stride;   // bytes, a multiple of 16, >= page_entries * kEntryBytes
+  std::int32_t page_entries;  // P >= 1, a power of two or not
+  std::int64_t slots;
+
+  DSV4_HD std::uint8_t* data_of(std::int64_t slot) const {
+    return pages + slot / page_entries * page_stride + slot % page_entries * kDataBytes;
+  }
+  DSV4_HD std::uint8_t* scales_of(std::int64_t slot) const {
+    return pages + slot / page_entries * page_stride + std::int64_t{page_entries} * kDataBytes +
+           slot % page_entries * kScaleBytes;
+  }
+
+  /// Quantises and stores one row [512] T: blocks of 64 to FP8, the rotated channels to bf16; the pad byte is
+  /// 0. Called by all threads of `coop`; does not synchronise.
+  template <Coop C, class T>
+  DSV4_HD void write(C coop, std::int64_t slot, const T* row) const {
+    std::uint8_t* data = data_of(slot);
+    std::uint8_t* scales = scales_of(slot);
+    for (int b = 0; b < kScales; ++b) {
+      const int begin = b * quant::kFp8KvBlock;
+      const e8m0 s =
+          quant::fp8_block(coop, reinterpret_cast<e4m3*>(data) + begin, row + begin, quant::kFp8KvBlock);
+      if (coop.rank() == 0) scales[b] = s.bits;
+    }
+    if (coop.rank() == 0) scales[kScales] = 0;
+    bf16* rotated = reinterpret_cast<bf16*>(data + kQuantised);
+    for (int d = coop.rank(); d < kRotated; d += coop.size())
+      rotated[d] = from_float<bf16>(to_float(row[kQuantised + d]));
+  }
+
+  /// Decodes one row into `buffer` [512]. Exact. For one thread.
+  DSV4_HD void read(std::int64_t slot, float* buffer) const {
+    const std::uint8_t* data = data_of(slot);
+    const std::uint8_t* scales = scales_of(slot);
+    for (int b = 0; b < kScales; ++b) {
+      const float s = to_float(e8m0{scales[b]});
+      const e4m3* code = reinterpret_cast<const e4m3*>(data) + b * quant::kFp8KvBlock;
+      float* out = buffer + b * quant::kFp8KvBlock;
+      for (int i = 0; i < quant::kFp8KvBlock; ++i) out[i] = to_float(code[i]) * s;
+    }
+    const bf16* rotated = reinterpret_cast<const bf16*>(data + kQuantised);
+    for (int d = 0; d < kRotated; ++d) buffer[kQuantised + d] = to_float(rotated[d]);
+  }
+  DSV4_HD const float* view(std::int64_t, const float* buffer) const { return buffer; }
+};
+
+/// FP4 index keys, 68 bytes each, in pages of P (spec formats section 2): P x 64 B packed e2m1, then P x 4
+/// UE8M0 (block 0 in the lowest byte).
+struct IndexKeyPagePool {
+  static constexpr int kChannels = 128;
+  static constexpr int kDataBytes = kChannels / 2;
+  static constexpr int kScaleBytes = kChannels / quant::kFp4Block;  // 4
+  static constexpr int kEntryBytes = kDataBytes + kScaleBytes;      // 68
+
+  std::uint8_t* pages;
+  std::int64_t page_stride;  // bytes, >= page_entries * kEntryBytes
+  std::int32_t page_entries;
+  std::int64_t slots;
+
+  DSV4_HD std::uint8_t* data_of(std::int64_t slot) const {
+    return pages + slot / page_entries * page_stride + slot % page_entries * kDataBytes;
+  }
+  DSV4_HD std::uint8_t* scales_of(std::int64_t slot) const {
+    return pages + slot / page_entries * page_stride + std::int64_t{page_entries} * kDataBytes +
+           slot % page_entries * kScaleBytes;
+  }
+
+  /// Quantises and stores one key [128] T. Called by all threads of `coop`; does not synchronise.
+  template <Coop C, class T>
+  DSV4_HD void write(C coop, std::int64_t slot, const T* row) const {
+    e2m1x2* data = reinterpret_cast<e2m1x2*>(data_of(slot));
+    std::uint8_t* scales = scales_of(slot);
+    for (int b = 0; b < kScaleBytes; ++b) {
+      const int begin = b * quant::kFp4Block;
+      const e8m0 s = quant::fp4_block(coop, data + begin / 2, row + begin, quant::kFp4Block);
+      if (coop.rank() == 0) scales[b] = s.bits;
+    }
+  }
+
+  /// Decodes one key into `buffer` [128]. Exact. For one thread.
+  DSV4_HD void read(std::int64_t slot, float* buffer) const {
+    const std::uint8_t* data = data_of(slot);
+    const std::uint8_t* scales = scales_of(slot);
+    for (int b = 0; b < kScaleBytes; ++b) {
+      const float s = to_float(e8m0{scales[b]});
+      for (int i = 0; i < quant::kFp4Block / 2; ++i) {
+        const std::uint32_t byte = data[b * quant::kFp4Block / 2 + i];
+        buffer[b * quant::kFp4Block + 2 * i] = e2m1_to_float(byte & 15u) * s;
+        buffer[b * quant::kFp4Block + 2 * i + 1] = e2m1_to_float(byte >> 4) * s;
+      }
+    }
+  }
+  DSV4_HD const float* view(std::int64_t, const float* buffer) const { return buffer; }
+};
+
+/// A pool that is never selected from (a layer without compressed entries).
+struct EmptyPool {
+  static constexpr std::int64_t slots = 0;
+
+  DSV4_HD void read(std::int64_t, float*) const {}
+  DSV4_HD const float* view(std::int64_t, const float* buffer) const { return buffer; }
+};
+
+}  // namespace dsv4::attention
