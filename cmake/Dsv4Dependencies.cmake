@@ -56,7 +56,8 @@ function(dsv4_fetch_dependencies)
       ${name}
       URL ${DSV4_FETCH_${name}_URL}
       URL_HASH SHA256=${DSV4_FETCH_${name}_SHA256}
-      DOWNLOAD_EXTRACT_TIMESTAMP OFF)
+      DOWNLOAD_EXTRACT_TIMESTAMP OFF
+      SYSTEM)
   endforeach()
   FetchContent_MakeAvailable(${ARGN})
 endfunction()
