@@ -30,11 +30,11 @@ DSV4_SIMD_INLINE void dot_block(float (&out)[R][kTileW], const float* const (&x)
                                 const float* const (&w)[kTileW], int n) {
   constexpr int kGroups = kReduceLanes / simd::kWidth;
   const int whole = n / kReduceLanes * kReduceLanes, tail = n - whole;
-  // A tail shorter than 32 is padded with zeros: adding 0 * 0 to a partial sum leaves its bits as they are.
+  // A tail shorter than 32 is padded with -0 * +0: adding -0 leaves every partial sum's bits, -0 included.
   alignas(32) float x_tail[R][kReduceLanes], w_tail[W][kReduceLanes];
   if (tail != 0) {
     for (int i = 0; i < kReduceLanes; ++i) {
-      for (int r = 0; r < R; ++r) x_tail[r][i] = i < tail ? x[r][whole + i] : 0.0f;
+      for (int r = 0; r < R; ++r) x_tail[r][i] = i < tail ? x[r][whole + i] : -0.0f;
       for (int c = 0; c < W; ++c) w_tail[c][i] = i < tail ? w[c][whole + i] : 0.0f;
     }
   }
