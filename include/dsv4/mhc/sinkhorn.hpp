@@ -18,10 +18,11 @@ DSV4_HD void sinkhorn(float* comb, int iterations, float eps) {
   DSV4_UNROLL
   for (int j = 0; j < kMult; ++j) {
     float* row = comb + j * kMult;
+    float e[kMult];  // not kept in `row`: clang 14 would read row[0] before that store (LLVM issue 63602)
     float max = row[0], sum = 0;
     for (int k = 1; k < kMult; ++k) max = math::max(max, row[k]);
-    for (int k = 0; k < kMult; ++k) sum += row[k] = math::exp(row[k] - max);
-    for (int k = 0; k < kMult; ++k) row[k] = row[k] / sum + eps;
+    for (int k = 0; k < kMult; ++k) sum += e[k] = math::exp(row[k] - max);
+    for (int k = 0; k < kMult; ++k) row[k] = e[k] / sum + eps;
   }
   for (int step = 0; step < iterations; ++step) {
     if (step > 0) {
