@@ -56,7 +56,7 @@ allow("kernels/.*" "(dsv4|kernels)/.*")
 allow("reference/forward[.]hpp" "(dsv4|reference)/.*" "reference/.*backend.*")
 allow("reference/.*" "(dsv4|reference)/.*")
 allow("tests/install/.*" "(dsv4|reference)/.*")
-allow("tests/.*" "(dsv4|reference|tests)/.*")
+allow("tests/.*" "(dsv4|reference|tests|fuzz)/.*")
 allow("(bench|fuzz|tools)/.*" "(dsv4|reference|tests/support|bench|fuzz)/.*")
 allow("examples/.*" "(dsv4|reference)/.*")
 

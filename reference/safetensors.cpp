@@ -79,7 +79,7 @@ std::string quoted_json(const json& value) {
 
 // One entry of the header, its offsets checked on their own.
 struct Entry {
-  Tensor tensor;
+  StoredTensor tensor;
   std::int64_t begin = 0;
   std::int64_t end = 0;
 };
@@ -183,9 +183,11 @@ void check_tiling(std::span<const Entry> entries, std::int64_t data_bytes, const
 std::string_view name_of(DType dtype) { return row(dtype).name; }
 int size_bytes(DType dtype) { return row(dtype).bytes; }
 
-std::int64_t Tensor::count() const { return static_cast<std::int64_t>(bytes.size()) / size_bytes(dtype); }
+std::int64_t StoredTensor::count() const {
+  return static_cast<std::int64_t>(bytes.size()) / size_bytes(dtype);
+}
 
-std::string where(const Tensor& tensor) {
+std::string where(const StoredTensor& tensor) {
   return fmt::format("{}: tensor '{}'", *tensor.file, printable(tensor.name));
 }
 
@@ -193,13 +195,13 @@ std::string shape_text(std::span<const std::int64_t> shape) {
   return fmt::format("[{}]", fmt::join(shape.begin(), shape.end(), ", "));
 }
 
-void require_dtype(const Tensor& tensor, DType expected) {
+void require_dtype(const StoredTensor& tensor, DType expected) {
   if (tensor.dtype != expected)
     throw InputError(
         fmt::format("{}: dtype is {}, expected {}", where(tensor), name_of(tensor.dtype), name_of(expected)));
 }
 
-std::vector<float> floats(const Tensor& tensor) {
+std::vector<float> floats(const StoredTensor& tensor) {
   if (tensor.dtype == DType::kF32) return values<float>(tensor);
   if (tensor.dtype != DType::kBf16)
     throw InputError(
@@ -210,7 +212,7 @@ std::vector<float> floats(const Tensor& tensor) {
   return out;
 }
 
-std::vector<std::int64_t> integers(const Tensor& tensor) {
+std::vector<std::int64_t> integers(const StoredTensor& tensor) {
   const auto widened = [&]<class T>(T) {
     std::vector<std::int64_t> out(static_cast<std::size_t>(tensor.count()));
     for (std::size_t i = 0; i < out.size(); ++i) {
@@ -299,13 +301,13 @@ SafetensorsFile SafetensorsFile::parse(std::span<const std::byte> bytes, const s
   return SafetensorsFile(std::move(content));
 }
 
-const Tensor* SafetensorsFile::find(std::string_view name) const {
+const StoredTensor* SafetensorsFile::find(std::string_view name) const {
   const auto it = content_->index.find(name);
   return it == content_->index.end() ? nullptr : &content_->tensors[it->second];
 }
 
-const Tensor& SafetensorsFile::at(std::string_view name) const {
-  if (const Tensor* tensor = find(name)) return *tensor;
+const StoredTensor& SafetensorsFile::at(std::string_view name) const {
+  if (const StoredTensor* tensor = find(name)) return *tensor;
   throw InputError(fmt::format("{}: tensor '{}' is missing", this->name(), printable(name)));
 }
 
@@ -408,7 +410,7 @@ Checkpoint Checkpoint::of(std::vector<SafetensorsFile> files, const std::string&
   checkpoint.name_ = name;
   checkpoint.files_ = std::move(files);
   for (const SafetensorsFile& file : checkpoint.files_)
-    for (const Tensor& tensor : file.tensors()) {
+    for (const StoredTensor& tensor : file.tensors()) {
       const auto [it, fresh] = checkpoint.index_.emplace(tensor.name, &tensor);
       if (!fresh) throw InputError(fmt::format("{}: is in {} too", where(tensor), *it->second->file));
       checkpoint.tensors_.push_back(&tensor);
@@ -416,7 +418,7 @@ Checkpoint Checkpoint::of(std::vector<SafetensorsFile> files, const std::string&
   return checkpoint;
 }
 
-const Tensor* Checkpoint::find(std::string_view name) const {
+const StoredTensor* Checkpoint::find(std::string_view name) const {
   const auto it = index_.find(name);
   return it == index_.end() ? nullptr : it->second;
 }

@@ -72,7 +72,7 @@ struct StoredAs<e8m0> : std::integral_constant<DType, DType::kF8E8m0> {};
 
 /// One tensor of a file. Valid while the file (or a copy of its SafetensorsFile) lives.
 ///   bytes  the data, row-major; NOT necessarily aligned for the dtype: read it through values() or memcpy
-struct Tensor {
+struct StoredTensor {
   std::string name;
   DType dtype = DType::kU8;
   std::vector<std::int64_t> shape;  // empty: a scalar
@@ -83,17 +83,17 @@ struct Tensor {
 };
 
 /// "FILE: tensor 'NAME'", escaped: the beginning of every message about a tensor.
-std::string where(const Tensor& tensor);
+std::string where(const StoredTensor& tensor);
 
 /// "[2, 3]".
 std::string shape_text(std::span<const std::int64_t> shape);
 
 /// Throws InputError unless the tensor's dtype is `expected`.
-void require_dtype(const Tensor& tensor, DType expected);
+void require_dtype(const StoredTensor& tensor, DType expected);
 
 /// Elements as they are stored. Throws InputError unless the dtype is T's.
 template <class T>
-std::vector<T> values(const Tensor& tensor) {
+std::vector<T> values(const StoredTensor& tensor) {
   require_dtype(tensor, StoredAs<T>::value);
   std::vector<T> out(tensor.bytes.size() / sizeof(T));
   if (!out.empty()) std::memcpy(out.data(), tensor.bytes.data(), tensor.bytes.size());
@@ -101,10 +101,10 @@ std::vector<T> values(const Tensor& tensor) {
 }
 
 /// Elements of an F32 or BF16 tensor, exactly. Throws InputError for another dtype.
-std::vector<float> floats(const Tensor& tensor);
+std::vector<float> floats(const StoredTensor& tensor);
 
 /// Elements of an I64, I32, I16, I8, U8 or BOOL tensor. Throws InputError for another dtype.
-std::vector<std::int64_t> integers(const Tensor& tensor);
+std::vector<std::int64_t> integers(const StoredTensor& tensor);
 
 /// One file. Copies share the mapping.
 class SafetensorsFile {
@@ -122,18 +122,18 @@ class SafetensorsFile {
   /// The header's "__metadata__".
   const std::map<std::string, std::string>& metadata() const { return content_->metadata; }
   /// In the order of their data.
-  const std::vector<Tensor>& tensors() const { return content_->tensors; }
+  const std::vector<StoredTensor>& tensors() const { return content_->tensors; }
   /// Null when there is none.
-  const Tensor* find(std::string_view name) const;
+  const StoredTensor* find(std::string_view name) const;
   /// Throws InputError when there is none.
-  const Tensor& at(std::string_view name) const;
+  const StoredTensor& at(std::string_view name) const;
 
  private:
   struct Content {
     std::shared_ptr<const std::string> name;
     std::shared_ptr<const void> keep_alive;
     std::map<std::string, std::string> metadata;
-    std::vector<Tensor> tensors;
+    std::vector<StoredTensor> tensors;
     std::unordered_map<std::string_view, std::size_t> index;  // keys view tensors[i].name
   };
   explicit SafetensorsFile(std::shared_ptr<const Content> content) : content_(std::move(content)) {}
@@ -155,8 +155,8 @@ class Checkpoint {
   /// Folder that holds the files; empty for files in memory.
   const std::filesystem::path& folder() const { return folder_; }
   /// Every tensor: by shard, in the order of its data.
-  const std::vector<const Tensor*>& tensors() const { return tensors_; }
-  const Tensor* find(std::string_view name) const;
+  const std::vector<const StoredTensor*>& tensors() const { return tensors_; }
+  const StoredTensor* find(std::string_view name) const;
   /// Value of a metadata key, from the first file that has it; null when none does. Throws InputError when
   /// two files disagree.
   const std::string* metadata(const std::string& key) const;
@@ -165,8 +165,8 @@ class Checkpoint {
   std::string name_;
   std::filesystem::path folder_;
   std::vector<SafetensorsFile> files_;
-  std::vector<const Tensor*> tensors_;  // point into files_' shared content
-  std::unordered_map<std::string_view, const Tensor*> index_;
+  std::vector<const StoredTensor*> tensors_;  // point into files_' shared content
+  std::unordered_map<std::string_view, const StoredTensor*> index_;
 };
 
 /// Collects tensors and writes them as one file. Holds copies of their bytes.

@@ -141,7 +141,7 @@ class Loader {
   Loader(const Checkpoint& checkpoint, const ModelConfig& config)
       : checkpoint_(checkpoint), config_(config), storage_(std::make_shared<Storage>()) {
     storage_->files = checkpoint;
-    for (const Tensor* tensor : checkpoint.tensors()) {
+    for (const StoredTensor* tensor : checkpoint.tensors()) {
       std::string name = canonical_name(tensor->name);
       if (of_other_architecture(name))
         throw InputError(fmt::format("{}: belongs to a V4.1 or DSpark checkpoint, which is not supported",
@@ -171,7 +171,7 @@ class Loader {
 
   std::vector<std::string> ignored() const {
     std::vector<std::string> names;
-    for (const Tensor* tensor : checkpoint_.tensors())
+    for (const StoredTensor* tensor : checkpoint_.tensors())
       if (!used_.contains(tensor)) names.push_back(tensor->name);
     return names;
   }
@@ -179,7 +179,7 @@ class Loader {
  private:
   bool has(const std::string& name) const { return by_name_.contains(name); }
 
-  const Tensor& take(const std::string& name) {
+  const StoredTensor& take(const std::string& name) {
     const auto it = by_name_.find(name);
     if (it == by_name_.end())
       throw InputError(fmt::format("{}: tensor '{}' is missing", checkpoint_.name(), name));
@@ -190,21 +190,21 @@ class Loader {
     return *it->second;
   }
 
-  static void require_shape(const Tensor& tensor, std::initializer_list<std::int64_t> expected,
+  static void require_shape(const StoredTensor& tensor, std::initializer_list<std::int64_t> expected,
                             const std::string& hint = "") {
     if (!std::equal(tensor.shape.begin(), tensor.shape.end(), expected.begin(), expected.end()))
       throw InputError(fmt::format("{}: shape is {}, expected {}{}", where(tensor), shape_text(tensor.shape),
                                    shape_text(std::vector(expected)), hint));
   }
 
-  static void require_dtype(const Tensor& tensor, std::initializer_list<DType> expected) {
+  static void require_dtype(const StoredTensor& tensor, std::initializer_list<DType> expected) {
     if (std::find(expected.begin(), expected.end(), tensor.dtype) == expected.end())
       throw InputError(fmt::format("{}: dtype is {}, expected {}", where(tensor), name_of(tensor.dtype),
                                    dtype_names(expected)));
   }
 
   // The tensor's bytes, in the file where they are aligned there, else copied.
-  const void* aligned(const Tensor& tensor) {
+  const void* aligned(const StoredTensor& tensor) {
     const auto address = reinterpret_cast<std::uintptr_t>(tensor.bytes.data());
     if (address % static_cast<std::uintptr_t>(size_bytes(tensor.dtype)) == 0) return tensor.bytes.data();
     auto& copy = storage_->copies.emplace_back(ceil_div(static_cast<std::int64_t>(tensor.bytes.size()), 8));
@@ -213,19 +213,19 @@ class Loader {
   }
 
   std::vector<float> vector(const std::string& name, std::initializer_list<std::int64_t> shape) {
-    const Tensor& tensor = take(name);
+    const StoredTensor& tensor = take(name);
     require_dtype(tensor, {DType::kF32, DType::kBf16});
     require_shape(tensor, shape);
     return floats(tensor);
   }
 
-  WeightView view(const Tensor& tensor, WeightType type, std::int64_t rows, std::int64_t cols) {
+  WeightView view(const StoredTensor& tensor, WeightType type, std::int64_t rows, std::int64_t cols) {
     return {type, aligned(tensor), nullptr, rows, cols};
   }
 
   // A matrix that is never quantised.
   WeightView plain(const std::string& name, std::int64_t rows, std::int64_t cols) {
-    const Tensor& tensor = take(name);
+    const StoredTensor& tensor = take(name);
     require_dtype(tensor, {DType::kBf16, DType::kF32});
     require_shape(tensor, {rows, cols});
     return view(tensor, tensor.dtype == DType::kF32 ? WeightType::kF32 : WeightType::kBf16, rows, cols);
@@ -233,7 +233,7 @@ class Loader {
 
   // An mHC projection.
   WeightView f32(const std::string& name, std::int64_t rows, std::int64_t cols) {
-    const Tensor& tensor = take(name);
+    const StoredTensor& tensor = take(name);
     require_dtype(tensor, {DType::kF32});
     require_shape(tensor, {rows, cols});
     return view(tensor, WeightType::kF32, rows, cols);
@@ -241,7 +241,7 @@ class Loader {
 
   // Block scales: UE8M0 bytes as they are; F32 converted, if every one is a power of two that UE8M0 holds.
   const e8m0* scale(const std::string& name, std::int64_t rows, std::int64_t cols, const std::string& hint) {
-    const Tensor& tensor = take(name);
+    const StoredTensor& tensor = take(name);
     require_dtype(tensor, {DType::kF8E8m0, DType::kU8, DType::kF32});
     require_shape(tensor, {rows, cols}, hint);
     if (tensor.dtype != DType::kF32) return reinterpret_cast<const e8m0*>(tensor.bytes.data());
@@ -263,7 +263,7 @@ class Loader {
 
   // A linear of whichever type the checkpoint holds; `name` is that of the module.
   WeightView linear(const std::string& name, std::int64_t rows, std::int64_t cols) {
-    const Tensor& tensor = take(name + ".weight");
+    const StoredTensor& tensor = take(name + ".weight");
     require_dtype(tensor, {DType::kF8E4m3, DType::kI8, DType::kU8, DType::kBf16, DType::kF32});
     switch (tensor.dtype) {
       case DType::kF8E4m3: {
@@ -340,7 +340,7 @@ class Loader {
   }
 
   std::vector<std::int32_t> expert_table(const std::string& name) {
-    const Tensor& tensor = take(name);
+    const StoredTensor& tensor = take(name);
     require_dtype(tensor, {DType::kI32, DType::kI64});
     require_shape(tensor, {config_.vocab, config_.active_experts});
     std::vector<std::int32_t> table(static_cast<std::size_t>(tensor.count()));
@@ -423,9 +423,9 @@ class Loader {
   const Checkpoint& checkpoint_;
   const ModelConfig& config_;
   std::shared_ptr<Storage> storage_;
-  std::unordered_map<std::string, const Tensor*> by_name_;  // by canonical name
-  std::unordered_map<std::string, const Tensor*> twice_;    // a second spelling of a name in by_name_
-  std::unordered_set<const Tensor*> used_;
+  std::unordered_map<std::string, const StoredTensor*> by_name_;  // by canonical name
+  std::unordered_map<std::string, const StoredTensor*> twice_;    // a second spelling of a name in by_name_
+  std::unordered_set<const StoredTensor*> used_;
 };
 
 ParsedConfig find_config(const Checkpoint& checkpoint, const ModelConfig* expected) {
