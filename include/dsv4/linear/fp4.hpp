@@ -33,14 +33,16 @@ struct Fp4Matrix {
     const e2m1x2* p = data + row * (cols / 2) + col / 2;
     const e8m0* s = scale + row * scale_cols();
     int i = 0;
-    while (i < count) {  // one run per scale
+    while (i < count) {  // one run per scale: its sixteen values, then a look-up a nibble
       const float factor = to_float(s[(col + i) / kFp4Block]);
+      float value[16];
+      for (std::uint32_t nibble = 0; nibble < 16; ++nibble) value[nibble] = e2m1_to_float(nibble) * factor;
       const std::int64_t run = kFp4Block - (col + i) % kFp4Block;
       const int end = i + run < count ? i + static_cast<int>(run) : count;
       for (; i < end; i += 2) {
         const std::uint32_t byte = p[i / 2].bits;
-        out[i] = e2m1_to_float(byte & 15u) * factor;
-        out[i + 1] = e2m1_to_float(byte >> 4) * factor;
+        out[i] = value[byte & 15u];
+        out[i + 1] = value[byte >> 4];
       }
     }
   }
