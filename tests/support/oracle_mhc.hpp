@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <limits>
+#include <utility>
 #include <vector>
 
 namespace dsv4::test::oracle {
@@ -80,12 +82,15 @@ double depth(const std::vector<T>& logits, int mult) {
   return d;
 }
 
-/// Largest |a - b| / |b|.
+/// Largest |a - b| / |b|; infinite if one of them is NaN.
 template <class A, class B>
 double relative_distance(const std::vector<A>& a, const std::vector<B>& b) {
   double d = 0;
-  for (std::size_t i = 0; i < b.size(); ++i)
-    d = std::max(d, std::abs(double{a[i]} - double{b[i]}) / std::abs(double{b[i]}));
+  for (std::size_t i = 0; i < b.size(); ++i) {
+    const double here = std::abs(double{a[i]} - double{b[i]}) / std::abs(double{b[i]});
+    if (std::isnan(here)) return std::numeric_limits<double>::infinity();
+    d = std::max(d, here);
+  }
   return d;
 }
 
