@@ -13,8 +13,8 @@ struct State {
   float sum = 0.0f;
 };
 
-/// exp(s - max), with 0 for a score of -inf even if the maximum is -inf too, where s - max would be NaN. A NaN
-/// score has a NaN weight whatever the maximum, which a comparison does not let it become.
+/// exp(s - max), with 0 for a score of -inf even if the maximum is -inf too, where s - max would be NaN. A
+/// NaN score has a NaN weight whatever the maximum, which a comparison does not let it become.
 DSV4_HD inline float weight(float score, float max) {
   return score == -math::kInfinity ? 0.0f : math::exp(score - max);
 }
