@@ -31,7 +31,7 @@ using dsv4::reference::NumericMode;
 using dsv4::reference::SafetensorsFile;
 using dsv4::reference::SafetensorsWriter;
 using dsv4::reference::WeightView;
-using test::StoredTensor;
+using test::CheckpointTensor;
 
 namespace {
 
@@ -48,7 +48,7 @@ ModelConfig small_config() {
 struct Parts {
   ModelConfig config = small_config();
   NumericMode mode = NumericMode::kDeploy;
-  std::vector<StoredTensor> tensors;
+  std::vector<CheckpointTensor> tensors;
   std::string config_text;
 
   explicit Parts(NumericMode m = NumericMode::kDeploy) : mode(m) {
@@ -57,7 +57,7 @@ struct Parts {
     tensors = mode == NumericMode::kExact ? exact : deploy;
     config_text = reference::config_to_json(config, mode);
   }
-  StoredTensor& at(const std::string& name) {
+  CheckpointTensor& at(const std::string& name) {
     const auto it =
         std::find_if(tensors.begin(), tensors.end(), [&](const auto& t) { return t.name == name; });
     if (it == tensors.end()) FAIL("no tensor " << name);
@@ -78,7 +78,7 @@ struct Parts {
   Model load(std::vector<std::string>* ignored = nullptr) const {
     SafetensorsWriter writer;
     if (!config_text.empty()) writer.metadata("config", config_text);
-    for (const StoredTensor& t : tensors) writer.add(t.name, t.dtype, t.shape, t.bytes);
+    for (const CheckpointTensor& t : tensors) writer.add(t.name, t.dtype, t.shape, t.bytes);
     const auto bytes = std::make_shared<const std::vector<std::byte>>(writer.bytes());
     return load_model(Checkpoint::of({SafetensorsFile::parse(*bytes, "m.st", bytes)}, "m.st"), nullptr,
                       ignored);
@@ -101,9 +101,11 @@ std::string error_after(const std::function<void(Parts&)>& change) {
 bool same(const Model& a, const Model& b) {
   const auto x = test::checkpoint_tensors(a), y = test::checkpoint_tensors(b);
   return a.config == b.config && a.mode == b.mode &&
-         std::equal(x.begin(), x.end(), y.begin(), y.end(), [](const StoredTensor& s, const StoredTensor& t) {
-           return s.name == t.name && s.dtype == t.dtype && s.shape == t.shape && s.bytes == t.bytes;
-         });
+         std::equal(x.begin(), x.end(), y.begin(), y.end(),
+                    [](const CheckpointTensor& s, const CheckpointTensor& t) {
+                      return s.name == t.name && s.dtype == t.dtype && s.shape == t.shape &&
+                             s.bytes == t.bytes;
+                    });
 }
 
 double at(const WeightView& w, std::int64_t row, std::int64_t col) {
@@ -164,7 +166,7 @@ TEST_CASE("the recorded models load", "[reference][weights]") {
     const auto file = SafetensorsFile::open(path);
     const auto stored = test::checkpoint_tensors(m);
     CHECK(stored.size() == file.tensors().size());
-    for (const StoredTensor& t : stored) {
+    for (const CheckpointTensor& t : stored) {
       CAPTURE(t.name);
       const auto& original = file.at(t.name);
       REQUIRE(t.dtype == original.dtype);
@@ -297,7 +299,7 @@ TEST_CASE("the other spellings of names are known", "[reference][weights]") {
     CHECK(canonical_name(name) == name);
   }
   // Published names stay, and what looks like an alias elsewhere is none.
-  for (const StoredTensor& t : Parts().tensors) CHECK(canonical_name(t.name) == t.name);
+  for (const CheckpointTensor& t : Parts().tensors) CHECK(canonical_name(t.name) == t.name);
   for (const char* name : {"", ".", "..", "layers", "layers.", "layers.0", "layers.0.", "layers.0.attn",
                            "layers.0.attn.", "layers.0.attn.compressor", "layers.0.attn.compressor.indexer",
                            "layers.0.ffn.experts", "layers.0.ffn.experts.1", "layers.0.ffn.gate", "mtp",
@@ -338,7 +340,7 @@ TEST_CASE("a checkpoint in the other spelling is the same model", "[reference][w
       Parts parts(mode);
       const Model plain = parts.load();
       std::set<std::string> names;
-      for (StoredTensor& t : parts.tensors) names.insert(t.name = respelled(t.name, fully));
+      for (CheckpointTensor& t : parts.tensors) names.insert(t.name = respelled(t.name, fully));
       CHECK(names.contains("model.layers.0.mlp.gate.tid2eid"));
       CHECK(names.contains(fully ? "model.layers.1.self_attn.compressor.indexer.position_bias"
                                  : "model.layers.1.self_attn.indexer.compressor.ape"));
@@ -390,7 +392,7 @@ TEST_CASE("linears of every type load", "[reference][weights]") {
   SECTION("scales as fp32 powers of two") {
     Parts parts;
     const Model plain = parts.load();
-    for (StoredTensor& t : parts.tensors) {
+    for (CheckpointTensor& t : parts.tensors) {
       if (t.dtype != DType::kF8E8m0) continue;
       std::vector<float> wide;
       for (const std::byte b : t.bytes) wide.push_back(to_float(e8m0{static_cast<std::uint8_t>(b)}));
@@ -399,7 +401,7 @@ TEST_CASE("linears of every type load", "[reference][weights]") {
     }
     CHECK(same(parts.load(), plain));
     // Both ends of the range; the smallest is a subnormal.
-    StoredTensor& scale = parts.at(name + ".scale");
+    CheckpointTensor& scale = parts.at(name + ".scale");
     for (const auto& [value, code] :
          {std::pair(0x1p-127f, 0), {0x1p-126f, 1}, {1.0f, 127}, {0x1p127f, 254}}) {
       std::memcpy(scale.bytes.data(), &value, 4);
@@ -421,7 +423,7 @@ TEST_CASE("linears of every type load", "[reference][weights]") {
 TEST_CASE("hash tables come as int32 or int64 and are checked", "[reference][weights]") {
   Parts parts;
   const Model plain = parts.load();
-  StoredTensor& table = parts.at("layers.0.ffn.gate.tid2eid");
+  CheckpointTensor& table = parts.at("layers.0.ffn.gate.tid2eid");
   const auto narrow = plain.layers[0].ffn.tid2eid;
   std::vector<std::int64_t> wide(narrow.begin(), narrow.end());
   const auto store = [&] {
@@ -454,7 +456,7 @@ TEST_CASE("a tied head is the embedding", "[reference][weights]") {
 TEST_CASE("missing, doubled and misshapen tensors are refused in one line", "[reference][weights]") {
   // Every tensor is needed, and checked: without it, of another shape, of a type no weight has.
   const Parts whole;
-  for (const StoredTensor& t : whole.tensors) {
+  for (const CheckpointTensor& t : whole.tensors) {
     CAPTURE(t.name);
     const std::string tensor = "tensor '" + t.name + "'";
     CHECK(error_after([&](Parts& p) { p.erase(t.name); }) == tensor + " is missing");
@@ -563,7 +565,7 @@ TEST_CASE("the configuration is looked for and compared", "[reference][weights]"
   CHECK(parts.error() == "no configuration: neither a metadata key 'config' nor a config.json beside it");
   const Model m = test::random_model(parts.config, parts.mode, 1);
   SafetensorsWriter writer;
-  for (const StoredTensor& t : parts.tensors) writer.add(t.name, t.dtype, t.shape, t.bytes);
+  for (const CheckpointTensor& t : parts.tensors) writer.add(t.name, t.dtype, t.shape, t.bytes);
   const auto path = folder / "m.safetensors";
   writer.write(path);
   const std::string file = path.native();

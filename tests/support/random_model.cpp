@@ -252,7 +252,7 @@ class Lister {
     matrix("head.weight", m.head);
   }
 
-  std::vector<StoredTensor> take() { return std::move(tensors_); }
+  std::vector<CheckpointTensor> take() { return std::move(tensors_); }
 
  private:
   void raw(std::string name, DType dtype, std::vector<std::int64_t> shape, const void* data,
@@ -352,7 +352,7 @@ class Lister {
   }
 
   std::int64_t vocab_;
-  std::vector<StoredTensor> tensors_;
+  std::vector<CheckpointTensor> tensors_;
 };
 
 void write_text(const std::filesystem::path& path, const std::string& text) {
@@ -379,18 +379,20 @@ reference::Model random_model(const ModelConfig& config, NumericMode mode, std::
   return Maker(config, mode, seed).model(mode);
 }
 
-std::vector<StoredTensor> checkpoint_tensors(const reference::Model& model) { return Lister(model).take(); }
+std::vector<CheckpointTensor> checkpoint_tensors(const reference::Model& model) {
+  return Lister(model).take();
+}
 
-void write_checkpoint(const std::vector<StoredTensor>& tensors, const ModelConfig& config, NumericMode mode,
-                      const std::filesystem::path& path, int shards) {
+void write_checkpoint(const std::vector<CheckpointTensor>& tensors, const ModelConfig& config,
+                      NumericMode mode, const std::filesystem::path& path, int shards) {
   const std::string json = reference::config_to_json(config, mode);
-  const auto add = [](reference::SafetensorsWriter& writer, const StoredTensor& t) {
+  const auto add = [](reference::SafetensorsWriter& writer, const CheckpointTensor& t) {
     writer.add(t.name, t.dtype, t.shape, std::span<const std::byte>(t.bytes));
   };
   if (shards <= 1) {
     reference::SafetensorsWriter writer;
     writer.metadata("config", json);
-    for (const StoredTensor& t : tensors) add(writer, t);
+    for (const CheckpointTensor& t : tensors) add(writer, t);
     return writer.write(path);
   }
   std::filesystem::create_directories(path);

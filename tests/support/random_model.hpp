@@ -24,7 +24,7 @@ ModelConfig tiny_config();
 reference::Model random_model(const ModelConfig& config, reference::NumericMode mode, std::uint64_t seed);
 
 /// One tensor as a checkpoint stores it.
-struct StoredTensor {
+struct CheckpointTensor {
   std::string name;
   reference::DType dtype;
   std::vector<std::int64_t> shape;
@@ -32,11 +32,11 @@ struct StoredTensor {
 };
 
 /// Every tensor of `model` under its published name. Norms come out as BF16 where that is exact.
-std::vector<StoredTensor> checkpoint_tensors(const reference::Model& model);
+std::vector<CheckpointTensor> checkpoint_tensors(const reference::Model& model);
 
 /// Writes `tensors` as one file with the configuration as metadata; with shards > 1 as a folder with that
 /// many files, an index JSON and a config.json.
-void write_checkpoint(const std::vector<StoredTensor>& tensors, const ModelConfig& config,
+void write_checkpoint(const std::vector<CheckpointTensor>& tensors, const ModelConfig& config,
                       reference::NumericMode mode, const std::filesystem::path& path, int shards = 1);
 
 /// The same for a whole model.
