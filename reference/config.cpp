@@ -93,8 +93,8 @@ class Reader {
   }
 
   float number32(Spellings spellings, std::optional<float> fallback = {}) const {
-    const auto wide = fallback ? std::optional<double>(*fallback) : std::nullopt;
-    const double value = number(spellings, wide);
+    if (find(spellings).first == nullptr && fallback) return *fallback;
+    const double value = number(spellings);
     if (!(std::abs(value) <= std::numeric_limits<float>::max()))
       refuse(fmt::format("{} is {}, beyond fp32", find(spellings).second, value));
     return static_cast<float>(value);

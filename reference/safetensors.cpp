@@ -7,7 +7,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -192,7 +191,9 @@ std::string where(const StoredTensor& tensor) {
 }
 
 std::string shape_text(std::span<const std::int64_t> shape) {
-  return fmt::format("[{}]", fmt::join(shape.begin(), shape.end(), ", "));
+  std::string text = "[";
+  for (const std::int64_t n : shape) text.append(text.size() > 1 ? ", " : "").append(std::to_string(n));
+  return text + "]";
 }
 
 void require_dtype(const StoredTensor& tensor, DType expected) {
@@ -506,10 +507,13 @@ std::vector<std::byte> SafetensorsWriter::bytes() const {
   const auto entries = order();
   const std::string text = header(entries);
   const auto length = little_endian(text.size());
-  std::vector<std::byte> out(length.begin(), length.end());
+  std::size_t total = length.size() + text.size();
+  for (const Entry* e : entries) total += e->bytes.size();
+  std::vector<std::byte> out(total);
+  auto* at = std::copy(length.begin(), length.end(), out.data());
   const auto text_bytes = std::as_bytes(std::span(text));
-  out.insert(out.end(), text_bytes.begin(), text_bytes.end());
-  for (const Entry* e : entries) out.insert(out.end(), e->bytes.begin(), e->bytes.end());
+  at = std::copy(text_bytes.begin(), text_bytes.end(), at);
+  for (const Entry* e : entries) at = std::copy(e->bytes.begin(), e->bytes.end(), at);
   return out;
 }
 
