@@ -462,7 +462,9 @@ std::string canonical_name(std::string_view name) {
     s[0] = renamed(s[0], kRootNames);
     join_hc(s, 0);
   }
-  return fmt::format("{}", fmt::join(s, "."));
+  std::string joined = std::move(s[0]);
+  for (std::size_t i = 1; i < s.size(); ++i) joined.append(".").append(s[i]);
+  return joined;
 }
 
 Model load_model(const Checkpoint& checkpoint, const ModelConfig* expected_or_null,
