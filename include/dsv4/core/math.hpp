@@ -69,7 +69,7 @@ DSV4_HD inline float log1p_reduced(float f) {
   return f - s * (f - z * p);
 }
 
-/// Natural logarithm, within 2 ulp. log(0) = -inf, log(x < 0) = NaN, log(inf) = inf.
+/// Natural logarithm, within 1 ulp. log(0) = -inf, log(x < 0) = NaN, log(inf) = inf.
 DSV4_HD inline float log(float x) {
   const bool subnormal = x < 0x1p-126f;
   const float scaled = subnormal ? x * 0x1p24f : x;
@@ -84,7 +84,7 @@ DSV4_HD inline float log(float x) {
   return x < kInfinity ? result : x;  // inf and NaN pass
 }
 
-/// ln(1+x) for x in [0, 1], within 2 ulp however small x is.
+/// ln(1+x) for x in [0, 1], within 1.6 ulp however small x is.
 DSV4_HD inline float log1p_unit(float x) {
   // Above sqrt(2)-1 halve the argument of the logarithm: ln(1+x) = ln 2 + ln((1+x)/2), (1+x)/2 - 1 = (x-1)/2.
   const bool big = x > 0.41421356f;
@@ -93,13 +93,14 @@ DSV4_HD inline float log1p_unit(float x) {
   return big ? 0x1.62e4p-1f + (0x1.7f7d1cp-20f + l) : l;
 }
 
-/// 1 / (1 + e^-x). 0 and 1 at the ends, no overflow.
+/// 1 / (1 + e^-x), within 2.5 ulp; 0 below -88.7, where the true value is below 2^-127, and 1 above 17.
 DSV4_HD inline float sigmoid(float x) { return 1.0f / (1.0f + exp(-x)); }
 
-/// x * sigmoid(x). silu(-inf) is NaN, as by the formula.
+/// x * sigmoid(x), within 2.9 ulp down to -87 and -0 below -88.7. silu(-inf) is NaN, as by the formula.
 DSV4_HD inline float silu(float x) { return x * sigmoid(x); }
 
-/// ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|): never overflows, is x itself far above 0 and e^x far below.
+/// ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|): never overflows, is x itself far above 0 and e^x far below. Within
+/// 1.9 ulp.
 DSV4_HD inline float softplus(float x) {
   const float tail = log1p_unit(exp(-abs(x)));
   return (x > 0.0f ? x : 0.0f) + (is_nan(x) ? x : tail);
