@@ -144,6 +144,8 @@ TEST_CASE("the first layers are hashed, an MTP block never", "[model_config]") {
   REQUIRE(c.blocks() == 3);
   REQUIRE(c.hashed(1));
   REQUIRE(!c.hashed(2));  // the MTP block
+  c.hash_layers = 3;      // more than there are layers: validate refuses it, and still no MTP block is hashed
+  REQUIRE(!c.hashed(2));
   c.hash_layers = 0;
   REQUIRE(!c.hashed(0));
 }

@@ -1,7 +1,7 @@
 // Mirrors include/dsv4/core/math.hpp. The oracle is libm in double, whose own error is 1e-9 of an fp32 ulp.
 // The sweeps take every 1009th of all 2^32 floats (a prime, so that every exponent and every low bit occurs)
-// and a dense stretch around each place where an algorithm switches. The limits are those that the header
-// documents; each was found by trying ALL floats once.
+// and a dense stretch around each place where an algorithm switches. The limits are the largest errors that
+// trying ALL floats once has shown, rounded up; the header documents them.
 #include <dsv4/core/math.hpp>
 
 #include "tests/support/catch.hpp"
@@ -112,7 +112,7 @@ TEST_CASE("exp is within 1.3 ulp, subnormal results included", "[core][math]") {
       worst_ulp([](float x) { return math::exp(x); }, [](double x) { return std::exp(x); }, -FLT_MAX, FLT_MAX,
                 {0.0f, -0.34657359f, 0.34657359f, -87.336545f, 88.722839f, -103.97208f, -104.0f, 89.0f});
   CAPTURE(worst.at);
-  REQUIRE(worst.error <= 1.3);
+  REQUIRE(worst.error <= 1.27);
   REQUIRE(math::exp(0.0f) == 1.0f);
   REQUIRE(math::exp(-0.0f) == 1.0f);
   REQUIRE(math::exp(kInf) == kInf);
@@ -127,7 +127,7 @@ TEST_CASE("log is within 1 ulp, subnormal arguments included", "[core][math]") {
   const Worst worst = worst_ulp([](float x) { return math::log(x); }, [](double x) { return std::log(x); },
                                 FLT_TRUE_MIN, FLT_MAX, {1.0f, 0.70710678f, 1.41421356f, 2.0f, FLT_MIN});
   CAPTURE(worst.at);
-  REQUIRE(worst.error <= 1.0);
+  REQUIRE(worst.error <= 0.96);
   REQUIRE(test::bits_of(math::log(1.0f)) == 0u);
   REQUIRE(math::log(0.0f) == -kInf);
   REQUIRE(math::log(-0.0f) == -kInf);
@@ -143,17 +143,17 @@ TEST_CASE("log1p_unit is within 1.6 ulp, however small its argument", "[core][ma
       worst_ulp([](float x) { return math::log1p_unit(x); }, [](double x) { return std::log1p(x); }, 0.0f,
                 1.0f, {0.41421356f, 1.0f, FLT_MIN});
   CAPTURE(worst.at);
-  REQUIRE(worst.error <= 1.6);
+  REQUIRE(worst.error <= 1.57);
   REQUIRE(math::log1p_unit(0.0f) == 0.0f);
   REQUIRE(math::log1p_unit(FLT_TRUE_MIN) == FLT_TRUE_MIN);
   REQUIRE(std::isnan(math::log1p_unit(kNan)));
 }
 
-TEST_CASE("sigmoid is within 2.6 ulp and ends in 0 and 1", "[core][math]") {
+TEST_CASE("sigmoid is within 2.5 ulp and ends in 0 and 1", "[core][math]") {
   const auto f = [](float x) { return math::sigmoid(x); };
   const Worst worst = worst_ulp(f, sigmoid_double, -87.0f, FLT_MAX, {0.0f, -17.0f, 17.0f});
   CAPTURE(worst.at);
-  REQUIRE(worst.error <= 2.6);
+  REQUIRE(worst.error <= 2.49);
   // Below, e^-x overflows and the result is 0 instead of less than 2^-128.
   Worst tail;
   sweep(-FLT_MAX, -87.0f, {-88.722839f}, [&](float x) { tail.take(std::abs(f(x) - sigmoid_double(x)), x); });
@@ -172,7 +172,7 @@ TEST_CASE("silu is within 2.9 ulp", "[core][math]") {
   const Worst worst =
       worst_ulp(f, [](double x) { return x * sigmoid_double(x); }, -87.0f, FLT_MAX, {0.0f, -17.0f, 17.0f});
   CAPTURE(worst.at);
-  REQUIRE(worst.error <= 2.9);
+  REQUIRE(worst.error <= 2.87);
   Worst tail;
   sweep(-FLT_MAX, -87.0f, {-88.722839f},
         [&](float x) { tail.take(std::abs(f(x) - x * sigmoid_double(x)), x); });
@@ -190,7 +190,7 @@ TEST_CASE("softplus is within 1.9 ulp and never overflows", "[core][math]") {
   const Worst worst = worst_ulp(f, softplus_double, -FLT_MAX, FLT_MAX,
                                 {0.0f, 0.88137359f, -0.88137359f, 20.0f, -87.3f, -103.97f});
   CAPTURE(worst.at);
-  REQUIRE(worst.error <= 1.9);
+  REQUIRE(worst.error <= 1.84);
   REQUIRE(f(1e4f) == 1e4f);
   REQUIRE(f(-1e4f) == 0.0f);
   REQUIRE(f(FLT_MAX) == FLT_MAX);
@@ -217,8 +217,8 @@ TEST_CASE("sincos is within 1e-7 up to 2^22 radians", "[core][math]") {
   // The floats nearest to multiples of pi/2, where a reduction that loses bits shows.
   for (int k = -2670176; k <= 2670176; k += 7) take(static_cast<float>(k * 1.5707963267948966));
   CAPTURE(sine.at, cosine.at);
-  REQUIRE(sine.error <= 1e-7);
-  REQUIRE(cosine.error <= 1e-7);
+  REQUIRE(sine.error <= 0.95e-7);
+  REQUIRE(cosine.error <= 0.95e-7);
   const math::SinCos zero = math::sincos(0.0f), nan = math::sincos(kNan);
   REQUIRE(zero.sin == 0.0f);
   REQUIRE(zero.cos == 1.0f);
@@ -255,5 +255,39 @@ TEST_CASE("exp, log and softplus do not step back where their algorithms switch"
       REQUIRE(here >= std::nextafterf(before, -kInf));
       before = here;
     }
+  }
+}
+
+TEST_CASE("the elementary functions give the same bits on every compiler and machine", "[core][math]") {
+  // A checksum of the results over the sweep. A better approximation changes it: then replace the number,
+  // after trying all floats again.
+  struct Function {
+    const char* name;
+    float (*f)(float);
+    float low, high;
+    std::uint64_t checksum;
+  };
+  for (const Function& function : {
+           Function{"rsqrt", [](float x) { return math::rsqrt(x); }, FLT_TRUE_MIN, FLT_MAX,
+                    0x1ba5ca1236f22cd0u},
+           Function{"exp", [](float x) { return math::exp(x); }, -FLT_MAX, FLT_MAX, 0x56089f452a84c349u},
+           Function{"log", [](float x) { return math::log(x); }, FLT_TRUE_MIN, FLT_MAX, 0xd5c6a4ea86bffecbu},
+           Function{"log1p_unit", [](float x) { return math::log1p_unit(x); }, 0.0f, 1.0f,
+                    0x494d1a0cf0022357u},
+           Function{"sigmoid", [](float x) { return math::sigmoid(x); }, -FLT_MAX, FLT_MAX,
+                    0x727a26630d2bc8ffu},
+           Function{"silu", [](float x) { return math::silu(x); }, -FLT_MAX, FLT_MAX, 0x6df4032727ecc019u},
+           Function{"softplus", [](float x) { return math::softplus(x); }, -FLT_MAX, FLT_MAX,
+                    0xb432433b75ce9288u},
+           Function{"sin", [](float x) { return math::sincos(x).sin; }, -0x1p22f, 0x1p22f,
+                    0xfc1878dfd9a2f579u},
+           Function{"cos", [](float x) { return math::sincos(x).cos; }, -0x1p22f, 0x1p22f,
+                    0x259314012b0860ecu},
+       }) {
+    std::uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a, a word at a time
+    sweep(function.low, function.high, {1.0f},
+          [&](float x) { hash = (hash ^ test::bits_of(function.f(x))) * 0x100000001b3u; });
+    CAPTURE(function.name);
+    CHECK(hash == function.checksum);
   }
 }

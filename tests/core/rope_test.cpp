@@ -81,6 +81,8 @@ struct Table {
 TEST_CASE("rope frequencies follow the formula", "[core][rope]") {
   for (const rope::Params& p :
        {kWindow, kCompressed, rope::Params{10000, 4, 4096, 32, 1}, rope::Params{500000, 40, 8192, 16, 2},
+        rope::Params{10000, 16, 65536, 32, 1},                   // the ramp ends at pair 33
+        rope::Params{10000, 16, std::int64_t{1} << 31, 1e6, 1},  // its end clamps to 63
         rope::Params{160000, 1, 65536, 32, 1}}) {
     const auto freq = rope::frequencies<64>(p);
     REQUIRE(freq.size() == kPairs);
