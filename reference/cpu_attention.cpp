@@ -120,7 +120,8 @@ void CpuBackend<T>::compress(const CompressorWeights& w, const Operand& x, int b
               float* pooled = scratch.floats(2 * dim);
               math::SinCos table[kRopeDim / 2];
               for (std::int64_t i = begin; i < end; ++i) {
-                const auto& [segment, entry] = completed[static_cast<std::size_t>(i)];
+                const Segment* segment = completed[static_cast<std::size_t>(i)].segment;
+                const std::int64_t entry = completed[static_cast<std::size_t>(i)].entry;
                 const BlockState& block = segment->state->block(b);
                 const CompressorState& state = index ? block.index : block.main;
                 const auto row = [&](std::int64_t position) -> const float* {
