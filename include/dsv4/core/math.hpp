@@ -99,8 +99,8 @@ DSV4_HD inline float sigmoid(float x) { return 1.0f / (1.0f + exp(-x)); }
 /// x * sigmoid(x), within 2.9 ulp down to -87 and -0 below -88.7. silu(-inf) is NaN, as by the formula.
 DSV4_HD inline float silu(float x) { return x * sigmoid(x); }
 
-/// ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|): never overflows, is x itself far above 0 and e^x far below. Within
-/// 1.9 ulp.
+/// ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|): never overflows, is x itself far above 0 and e^x far below.
+/// Within 1.9 ulp.
 DSV4_HD inline float softplus(float x) {
   const float tail = log1p_unit(exp(-abs(x)));
   return (x > 0.0f ? x : 0.0f) + (is_nan(x) ? x : tail);
