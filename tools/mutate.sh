@@ -24,12 +24,12 @@ Exit: 0 every mutant is killed as declared, 1 some are not, 2 could not run.
 USAGE
 }
 
-list=0 unit_only=0 keep=0 only=()
+list_only=0 unit_only=0 keep=0 only=()
 jobs="$DSV4_JOBS"
 while [[ $# -gt 0 ]]; do
   case "$1" in
     -h | --help) usage && exit 0 ;;
-    --list) list=1 && shift ;;
+    --list) list_only=1 && shift ;;
     --unit-only) unit_only=1 && shift ;;
     --keep) keep=1 && shift ;;
     --only) [[ -n "${2:-}" ]] || die "--only needs names"
@@ -206,7 +206,7 @@ run_validate() {
   return $status
 }
 
-first_failing_tap() { awk '/FAIL/ { print $1; exit }' "$1"; }
+first_failing_tap() { sed -n 's/^first failing tap: \([^ ,:]*\).*/\1/p' "$1" | head -n 1; }
 
 # prepare: the baseline build, and what of it the mutants need.
 prepare() {
@@ -217,7 +217,7 @@ prepare() {
   find tests -mindepth 1 -maxdepth 1 ! -name data -exec cp -r {} "$work/source/tests/" \;
   ln -s ../../../base/tests/data "$work/source/tests/data"
 
-  local build="$work/base/build" target object
+  local build="$work/base/build" object
   export CCACHE_BASEDIR="$work" CCACHE_NOHASHDIR=1
   cmake -S "$work/base" -B "$build" -G Ninja -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=RelWithDebInfo \
     -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="-O1 -DNDEBUG" -DDSV4_WERROR=OFF -DDSV4_BUILD_TESTS=ON \
@@ -341,7 +341,7 @@ done
 
 work="$(mktemp -d "${TMPDIR:-/tmp}/dsv4-mutate.XXXXXX")"
 cleanup() {
-  if [[ $keep -eq 1 && $list -eq 0 ]]; then echo "kept: $work"; else rm -rf "$work"; fi
+  if [[ $keep -eq 1 && $list_only -eq 0 ]]; then echo "kept: $work"; else rm -rf "$work"; fi
 }
 trap cleanup EXIT
 
@@ -354,7 +354,7 @@ for name in "${names[@]}"; do
   apply "$name" "$work/check" ||
     { echo "'$name': its text does not stand exactly once in ${file_of[$name]}" >&2 && stale=$((stale + 1)); }
 done
-if [[ $list -eq 1 ]]; then
+if [[ $list_only -eq 1 ]]; then
   for name in "${selected[@]}"; do
     printf '%-30s %s\n%30s   %s; %s; %s\n' "$name" "${about[$name]}" '' "${file_of[$name]}" "${test_of[$name]}" \
       "${runs[$name]:-unit test only: ${reason[$name]}}"
@@ -363,7 +363,7 @@ if [[ $list -eq 1 ]]; then
   echo "${#selected[@]} mutants"
 fi
 [[ $stale -eq 0 ]] || die "$stale mutants do not apply: bring tools/mutants.txt up to date"
-[[ $list -eq 0 ]] || exit 0
+[[ $list_only -eq 0 ]] || exit 0
 
 require build tests
 cd "$DSV4_ROOT"
