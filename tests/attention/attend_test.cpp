@@ -269,27 +269,30 @@ TEMPLATE_TEST_CASE("attention::attend reads pages and rows side by side", "[atte
   check(plain, e, exact, e);
 }
 
-TEST_CASE("attention::attend: the same rows in any storage give the same bits", "[attention][attend]") {
-  // Rows that FP8 pages hold exactly, as pages, bf16 and f32; half in one pool, half in the other.
+TEMPLATE_TEST_CASE("attention::attend: the same rows in any storage and any pool give the same bits",
+                   "[attention][attend]", float, bf16) {
+  using T = TestType;
+  // Rows that FP8 pages hold exactly, as pages, bf16 and f32; all in one pool, or the first ones in
+  // the window and the rest among the entries: window rows come first, each list in its order.
   const auto paged = pages(64, 53, 221);
   std::vector<float> f;
   std::vector<bf16> b;
   for (const double v : paged.decoded) f.push_back(static_cast<float>(v)), b.push_back(test::stored<bf16>(v));
   const RowPool<float> f32{f.data(), 512, 64, 512};
   const RowPool<bf16> half{b.data(), 512, 64, 512};
-  const auto q = queries<bf16>(3, 512, 222);
+  const auto q = queries<T>(3, 512, 222);
   const auto sink = test::normal(3, 223);
   const Indices all = shuffled(50, 64, 224);
   const Indices first(all.begin(), all.begin() + 20), second(all.begin() + 20, all.end());
-  const auto want = attend<bf16>(q, sink, paged.select(all), kNothing, 512);
+  const auto want = attend<T>(q, sink, paged.select(all), kNothing, 512);
   const auto select = [](const auto& pool, const Indices& idx) {
     return Selection<std::decay_t<decltype(pool)>>{pool, idx.data(), static_cast<int>(idx.size())};
   };
-  REQUIRE(differing(attend<bf16>(q, sink, select(f32, all), kNothing, 512), want) == "");
-  REQUIRE(differing(attend<bf16>(q, sink, select(half, all), kNothing, 512), want) == "");
-  REQUIRE(differing(attend<bf16>(q, sink, kNothing, select(half, all), 512), want) == "");
-  REQUIRE(differing(attend<bf16>(q, sink, select(f32, first), paged.select(second), 512), want) == "");
-  REQUIRE(differing(attend<bf16>(q, sink, paged.select(first), select(half, second), 512), want) == "");
+  REQUIRE(differing(attend<T>(q, sink, select(f32, all), kNothing, 512), want) == "");
+  REQUIRE(differing(attend<T>(q, sink, select(half, all), kNothing, 512), want) == "");
+  REQUIRE(differing(attend<T>(q, sink, kNothing, select(half, all), 512), want) == "");
+  REQUIRE(differing(attend<T>(q, sink, select(f32, first), paged.select(second), 512), want) == "");
+  REQUIRE(differing(attend<T>(q, sink, paged.select(first), select(half, second), 512), want) == "");
 }
 
 TEMPLATE_TEST_CASE("attention::attend: the oracle tells the roundings apart", "[attention][attend]", float,

@@ -91,16 +91,16 @@ std::vector<float> position_bias(CompressorShape shape, std::uint64_t seed) {
 
 TEST_CASE("attention::CompressorShape", "[attention][compressor]") {
   constexpr CompressorShape csa{4, 512}, index{4, 128}, hca{128, 512};
-  STATIC_REQUIRE(csa.overlaps());
-  STATIC_REQUIRE(csa.width() == 1024);
-  STATIC_REQUIRE(csa.row_floats() == 2048);
-  STATIC_REQUIRE(csa.span() == 8);
-  STATIC_REQUIRE(index.width() == 256);
-  STATIC_REQUIRE(index.row_floats() == 512);
-  STATIC_REQUIRE(!hca.overlaps());
-  STATIC_REQUIRE(hca.width() == 512);
-  STATIC_REQUIRE(hca.row_floats() == 1024);
-  STATIC_REQUIRE(hca.span() == 128);
+  REQUIRE(csa.overlaps());
+  REQUIRE(csa.width() == 1024);
+  REQUIRE(csa.row_floats() == 2048);
+  REQUIRE(csa.span() == 8);
+  REQUIRE(index.width() == 256);
+  REQUIRE(index.row_floats() == 512);
+  REQUIRE(!hca.overlaps());
+  REQUIRE(hca.width() == 512);
+  REQUIRE(hca.row_floats() == 1024);
+  REQUIRE(hca.span() == 128);
 }
 
 TEST_CASE("attention::pool computes its equation", "[attention][compressor]") {

@@ -69,9 +69,9 @@ std::string not_identical(const std::vector<float>& got, const std::vector<float
 // ---- 584-byte entries -------------------------------------------------------------------------------------
 
 TEST_CASE("attention::KvPagePool has the published sizes", "[attention][kv_cache]") {
-  STATIC_REQUIRE(KvPagePool::kEntryBytes == 584);
-  STATIC_REQUIRE(KvPagePool::kDataBytes == 576);
-  STATIC_REQUIRE(KvPagePool::kScales == 7);
+  REQUIRE(KvPagePool::kEntryBytes == 584);
+  REQUIRE(KvPagePool::kDataBytes == 576);
+  REQUIRE(KvPagePool::kScales == 7);
 }
 
 TEMPLATE_TEST_CASE("attention::KvPagePool::write lays out every byte", "[attention][kv_cache]", float, bf16) {
@@ -263,7 +263,7 @@ std::vector<float> index_row(std::uint64_t seed) {
 TEMPLATE_TEST_CASE("attention::IndexKeyPagePool lays out every byte and reads it back",
                    "[attention][kv_cache]", float, bf16) {
   using T = TestType;
-  STATIC_REQUIRE(IndexKeyPagePool::kEntryBytes == 68);
+  REQUIRE(IndexKeyPagePool::kEntryBytes == 68);
   const int page_entries = GENERATE(1, 2, 53, 64, 256);
   const std::int64_t stride = 68 * page_entries + GENERATE(0, 4, 576);
   const std::int64_t slots = 2 * page_entries + 1;
@@ -369,7 +369,7 @@ TEST_CASE("attention::RowPool<bf16> decodes into the buffer", "[attention][kv_ca
 }
 
 TEST_CASE("attention::EmptyPool has no slots", "[attention][kv_cache]") {
-  STATIC_REQUIRE(attention::EmptyPool::slots == 0);
+  REQUIRE(attention::EmptyPool::slots == 0);
 }
 
 TEST_CASE("attention page pools: a group writes the bytes of one thread", "[attention][kv_cache]") {

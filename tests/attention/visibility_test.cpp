@@ -20,12 +20,12 @@ TEST_CASE("attention::window_begin starts a window of exactly `window` positions
 }
 
 TEST_CASE("attention::window_begin at the model's edges", "[attention][visibility]") {
-  STATIC_REQUIRE(attention::window_begin(0, 128) == 0);
-  STATIC_REQUIRE(attention::window_begin(126, 128) == 0);
-  STATIC_REQUIRE(attention::window_begin(127, 128) == 0);  // 128 positions: the full window
-  STATIC_REQUIRE(attention::window_begin(128, 128) == 1);  // position 0 leaves
-  STATIC_REQUIRE(attention::window_begin((std::int64_t{1} << 20) - 1, 128) == (1 << 20) - 128);
-  STATIC_REQUIRE(attention::window_begin((std::int64_t{1} << 40), 128) == (std::int64_t{1} << 40) - 127);
+  REQUIRE(attention::window_begin(0, 128) == 0);
+  REQUIRE(attention::window_begin(126, 128) == 0);
+  REQUIRE(attention::window_begin(127, 128) == 0);  // 128 positions: the full window
+  REQUIRE(attention::window_begin(128, 128) == 1);  // position 0 leaves
+  REQUIRE(attention::window_begin((std::int64_t{1} << 20) - 1, 128) == (1 << 20) - 128);
+  REQUIRE(attention::window_begin((std::int64_t{1} << 40), 128) == (std::int64_t{1} << 40) - 127);
 }
 
 TEST_CASE("attention::visible_entries counts entries whose last token is not in the future",
@@ -60,11 +60,11 @@ TEST_CASE("attention::visible_entries at the model's edges", "[attention][visibi
 }
 
 TEST_CASE("attention::entry_position is the block's first token", "[attention][visibility]") {
-  STATIC_REQUIRE(attention::entry_position(0, 4) == 0);
-  STATIC_REQUIRE(attention::entry_position(1, 4) == 4);
-  STATIC_REQUIRE(attention::entry_position(262143, 4) == (1 << 20) - 4);
-  STATIC_REQUIRE(attention::entry_position(8191, 128) == (1 << 20) - 128);
-  STATIC_REQUIRE(attention::entry_position(std::int64_t{1} << 30, 4) == std::int64_t{1} << 32);
+  REQUIRE(attention::entry_position(0, 4) == 0);
+  REQUIRE(attention::entry_position(1, 4) == 4);
+  REQUIRE(attention::entry_position(262143, 4) == (1 << 20) - 4);
+  REQUIRE(attention::entry_position(8191, 128) == (1 << 20) - 128);
+  REQUIRE(attention::entry_position(std::int64_t{1} << 30, 4) == std::int64_t{1} << 32);
   // Entry i, visible since its last token, is never rotated at a position in the future.
   for (std::int64_t t = 0; t < 300; ++t)
     for (const int ratio : {4, 128}) {
