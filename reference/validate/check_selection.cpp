@@ -94,8 +94,7 @@ Members CheckTap<T>::read_idx(const StoredTensor& tensor, int block) const {
     if (call().start == 0) return v;
     const std::int64_t position = position_of_slot(v, call().start + t);
     if (position < 0)
-      throw InputError(
-          fmt::format("{}: row {} selects ring slot {}, which is empty", where(tensor), t, v));
+      throw InputError(fmt::format("{}: row {} selects ring slot {}, which is empty", where(tensor), t, v));
     return position;
   });
 }
@@ -247,8 +246,9 @@ std::vector<double> CheckTap<T>::gate_scores(int block, std::int64_t row) const 
   std::vector<float> weights(static_cast<std::size_t>(w.gate.cols));
   std::vector<double> out;
   for (std::int64_t e = 0; e < w.gate.rows; ++e) {
-    linear::visit(w.gate,
-                  [&](const auto& matrix) { matrix.decode(weights.data(), e, 0, static_cast<int>(w.gate.cols)); });
+    linear::visit(w.gate, [&](const auto& matrix) {
+      matrix.decode(weights.data(), e, 0, static_cast<int>(w.gate.cols));
+    });
     double logit = 0;
     for (std::int64_t d = 0; d < w.gate.cols; ++d)
       logit += static_cast<double>(weights[static_cast<std::size_t>(d)]) * to_float(gate_input_->row(row)[d]);
@@ -260,7 +260,8 @@ std::vector<double> CheckTap<T>::gate_scores(int block, std::int64_t row) const 
 
 template <class T>
 void CheckTap<T>::route(int block, const Batch&, Route& route) {
-  const std::int64_t tokens = route.idx.rows(), active = route.idx.cols(), experts = recording_.config.experts;
+  const std::int64_t tokens = route.idx.rows(), active = route.idx.cols(),
+                     experts = recording_.config.experts;
   const int indices = order(block, "ffn.gate.indices"), weights = order(block, "ffn.gate.weights");
   dump<std::int32_t>(indices, {route.idx.data(), static_cast<std::size_t>(route.idx.size())});
   dump<float>(weights, {route.weights.data(), static_cast<std::size_t>(route.weights.size())});
@@ -300,7 +301,8 @@ void CheckTap<T>::route(int block, const Batch&, Route& route) {
   Members members(static_cast<std::size_t>(tokens));
   for (std::int64_t t = 0; t < tokens; ++t)
     for (std::int64_t j = 0; j < active; ++j)
-      if (const std::int32_t e = route.idx.row(t)[j]; e >= 0) members[static_cast<std::size_t>(t)].push_back(e);
+      if (const std::int32_t e = route.idx.row(t)[j]; e >= 0)
+        members[static_cast<std::size_t>(t)].push_back(e);
   Members followed = members;
   if (indices_tensor != nullptr) {
     const Members rec = read_members(*indices_tensor, [&](std::int64_t t, std::int32_t v) -> std::int64_t {

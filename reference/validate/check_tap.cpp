@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
+#include <stdexcept>
 #include <type_traits>
 
 namespace dsv4::reference::validation {
@@ -154,6 +154,7 @@ template <class U>
 void CheckTap<T>::operator()(int block, const char* site, const char* name, Tensor<U>& x) {
   const std::string suffix = std::string(site) + name;
   const int order = this->order(block, suffix);
+  if (order < 0) throw std::logic_error("a stage whose tap the plan does not have: " + suffix);
   const TapInfo& info = *recording_.plan.tap(order).info;
   const bool streams_in = suffix == "in";
   if constexpr (std::is_same_v<U, float>)
@@ -169,7 +170,9 @@ void CheckTap<T>::operator()(int block, const char* site, const char* name, Tens
   } else if (info.rows == TapRows::kLast) {
     tokens = {call().count() - 1};
   }
-  const auto computed_row = [&](std::int64_t token) { return x.row(info.rows == TapRows::kLast ? 0 : token); };
+  const auto computed_row = [&](std::int64_t token) {
+    return x.row(info.rows == TapRows::kLast ? 0 : token);
+  };
   const std::int64_t cols = x.cols();
 
   // The streams of layers after the first are the previous block's `hc_ffn.out`.

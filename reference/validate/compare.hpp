@@ -27,15 +27,15 @@ struct CallStats {
   int call = 0;  // place in Recording::calls
   std::int64_t rows = 0;
   std::int64_t elements = 0;
-  std::int64_t differing = 0;     // elements with other bits; of a selection: members that may not differ
-  std::int64_t swaps = 0;         // selections: members exchanged for others of the same score
-  std::int64_t nonfinite = 0;     // places where one side is NaN or infinite and the other is not the same
-  double error2 = 0;              // sum of d^2 over finite elements
-  double recorded2 = 0;           // sum of recorded^2 over finite elements
-  double worst_row = 0;           // largest relative L2 of a row
-  double largest_error = 0;      // largest |d|
-  Spot largest;                   // element of the largest |d| (or the first that is `nonfinite`)
-  Spot in_worst_row;              // element of the largest |d| in that row
+  std::int64_t differing = 0;  // elements with other bits; of a selection: members that may not differ
+  std::int64_t swaps = 0;      // selections: members exchanged for others of the same score
+  std::int64_t nonfinite = 0;  // places where one side is NaN or infinite and the other is not the same
+  double error2 = 0;           // sum of d^2 over finite elements
+  double recorded2 = 0;        // sum of recorded^2 over finite elements
+  double worst_row = 0;        // largest relative L2 of a row
+  double largest_error = 0;    // largest |d|
+  Spot largest;                // element of the largest |d| (or the first that is `nonfinite`)
+  Spot in_worst_row;           // element of the largest |d| in that row
 
   /// Relative L2; infinite where something differs from zeros.
   double relative() const { return ratio(error2, recorded2); }
@@ -114,9 +114,9 @@ CallStats compare_rows(std::span<const RowPair<U>> pairs, std::int64_t columns) 
 
 /// One row of a selection against the recorded one.
 struct SetDifference {
-  std::int64_t wrong = 0;            // members of either side that may not be missing from the other
-  std::int64_t swaps = 0;            // pairs that may be exchanged
-  std::int64_t only_computed = -1;   // a member of one side alone, -1 = none
+  std::int64_t wrong = 0;           // members of either side that may not be missing from the other
+  std::int64_t swaps = 0;           // pairs that may be exchanged
+  std::int64_t only_computed = -1;  // a member of one side alone, -1 = none
   std::int64_t only_recorded = -1;
 
   bool equal() const { return wrong == 0 && swaps == 0; }

@@ -13,10 +13,8 @@ using E = TapElements;
 constexpr TapInfo kIn{"in", R::kTokens, C::kStreams, E::kActivation};
 
 constexpr TapInfo kAttentionHc[] = {
-    {"hc_attn.mixes", R::kTokens, C::kMixes, E::kF32},
-    {"hc_attn.pre", R::kTokens, C::kFour, E::kF32},
-    {"hc_attn.post", R::kTokens, C::kFour, E::kF32},
-    {"hc_attn.comb", R::kTokens, C::kComb, E::kF32},
+    {"hc_attn.mixes", R::kTokens, C::kMixes, E::kF32},      {"hc_attn.pre", R::kTokens, C::kFour, E::kF32},
+    {"hc_attn.post", R::kTokens, C::kFour, E::kF32},        {"hc_attn.comb", R::kTokens, C::kComb, E::kF32},
     {"hc_attn.in", R::kTokens, C::kHidden, E::kActivation},
 };
 constexpr TapInfo kProjections[] = {
@@ -66,8 +64,8 @@ std::string block_name(const ModelConfig& config, int block) {
 Plan::Plan(const ModelConfig& config, NumericMode mode, bool mtp) : config_(config), mode_(mode) {
   const auto add = [&](int block, const TapInfo& info) {
     const std::string prefix = block_name(config_, block);
-    taps_.push_back(
-        {prefix.empty() ? std::string(info.suffix) : fmt::format("{}.{}", prefix, info.suffix), block, &info});
+    taps_.push_back({prefix.empty() ? std::string(info.suffix) : fmt::format("{}.{}", prefix, info.suffix),
+                     block, &info});
   };
   const auto add_block = [&](int b) {
     const LayerKind kind = config_.kind(b);

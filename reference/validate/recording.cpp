@@ -153,8 +153,9 @@ Recording read_recording(SafetensorsFile file) {
     throw InputError(fmt::format("{}: no tensor 'call.NNN.tokens': not a recording", file.name()));
 
   const bool mtp = next_tokens && parsed.config.mtp_layers > 0;
-  Recording r{std::move(file), parsed.config,           parsed.mode,       mtp, 0,
-              Plan(parsed.config, parsed.mode, mtp), {}, std::move(unknown)};
+  Recording r{
+      std::move(file),   parsed.config, parsed.mode, mtp, 0, Plan(parsed.config, parsed.mode, mtp), {},
+      std::move(unknown)};
   for (const auto& [number, part] : parts) {
     Call call;
     call.number = number;
@@ -167,9 +168,10 @@ Recording read_recording(SafetensorsFile file) {
       }
       const PlannedTap& planned = r.plan.tap(order);
       if (planned.info->rows == TapRows::kKeyValues && call.start != 0)
-        throw InputError(fmt::format("{}: belongs to a call from position 0, this one starts at {}; 'kv_new' "
-                                     "and 'entry_new' hold what later calls add",
-                                     where(*tensor), call.start));
+        throw InputError(
+            fmt::format("{}: belongs to a call from position 0, this one starts at {}; 'kv_new' "
+                        "and 'entry_new' hold what later calls add",
+                        where(*tensor), call.start));
       require_dtype(*tensor, r.plan.dtype(planned));
       require_shape(*tensor, r.plan.shape(planned, call.span()));
       call.taps.emplace(order, tensor);

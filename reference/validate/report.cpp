@@ -35,8 +35,7 @@ const char* name_of(Measure measure) {
 }
 
 bool judged_by(const TapVerdict& v, Measure measure) {
-  return std::any_of(v.limits.begin(), v.limits.end(),
-                     [&](const Limit& l) { return l.measure == measure; });
+  return std::any_of(v.limits.begin(), v.limits.end(), [&](const Limit& l) { return l.measure == measure; });
 }
 
 // Short forms for the table's column.
@@ -133,15 +132,17 @@ std::string table(const Verdict& verdict) {
   fmt::format_to(to, "\n{} tensors: {} inputs, {} compared, {} listed as not comparable, {} unexplained\n",
                  verdict.tensors, verdict.inputs, verdict.compared, verdict.not_compared,
                  verdict.unexplained.size());
-  if (!verdict.first_failure.empty())
-    fmt::format_to(to, "first failing tap: {}\n", verdict.first_failure);
+  if (!verdict.first_failure.empty()) fmt::format_to(to, "first failing tap: {}\n", verdict.first_failure);
   const std::string what =
       fmt::format("{}, {}, {} calls", name_of(verdict.mode), name_of(verdict.run), verdict.calls);
-  if (verdict.holds())
+  if (verdict.holds() && verdict.taps.empty())
+    fmt::format_to(to, "PASS: nothing to compare ({})\n", what);
+  else if (verdict.holds())
     fmt::format_to(to, "PASS: all {} taps hold ({})\n", verdict.taps.size(), what);
   else
-    fmt::format_to(to, "FAIL: {} of {} taps do not hold, {} tensors unexplained ({})\n", verdict.failing(),
-                   verdict.taps.size(), verdict.unexplained.size(), what);
+    fmt::format_to(to, "FAIL: {} of {} taps do not hold, {} tensors unexplained{} ({})\n", verdict.failing(),
+                   verdict.taps.size(), verdict.unexplained.size(),
+                   verdict.compared == 0 ? ", nothing compared" : "", what);
   return out;
 }
 
@@ -150,8 +151,7 @@ std::string report_json(const Verdict& verdict, const std::string& recording, co
   json taps = json::array();
   for (const TapVerdict& v : verdict.taps) {
     json limits = json::array();
-    for (const Limit& l : v.limits)
-      limits.push_back({{"measure", name_of(l.measure)}, {"value", l.value}});
+    for (const Limit& l : v.limits) limits.push_back({{"measure", name_of(l.measure)}, {"value", l.value}});
     json tap = {{"tap", v.tap}, {"calls", v.calls}, {"elements", v.elements}, {"differing", v.differing}};
     if (v.selection) {
       tap["swaps"] = v.swaps;

@@ -13,6 +13,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 
@@ -78,6 +79,12 @@ Verdict validate_recording(const Model& model, const Recording& recording, const
                                  recording.file.name(), options.first_call,
                                  options.last_call < 0 ? recording.calls.back().number : options.last_call,
                                  recording.calls.front().number, recording.calls.back().number));
+
+  const bool taps = std::any_of(recording.calls.begin(), recording.calls.end(),
+                                [](const Call& call) { return !call.taps.empty(); });
+  if (!taps && recording.unknown.empty() && options.dump.empty())
+    throw InputError(fmt::format("{}: holds inputs alone, nothing to compare (--dump records them)",
+                                 recording.file.name()));
 
   Findings findings(recording);
   std::unique_ptr<Dump> dump;

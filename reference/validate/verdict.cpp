@@ -21,7 +21,8 @@ double median(std::vector<double> values) {
 
 // Names of the columns of a recorded row.
 std::string column_text(TapColumns columns, std::int64_t column, std::int64_t last_dim) {
-  const std::int64_t a = column / std::max<std::int64_t>(1, last_dim), b = column % std::max<std::int64_t>(1, last_dim);
+  const std::int64_t a = column / std::max<std::int64_t>(1, last_dim),
+                     b = column % std::max<std::int64_t>(1, last_dim);
   switch (columns) {
     case TapColumns::kMixes:
       return fmt::format("mix {}", column);
@@ -53,9 +54,7 @@ std::string column_text(TapColumns columns, std::int64_t column, std::int64_t la
 }
 
 std::string row_text(const Call& call, const PlannedTap& tap, const ModelConfig& config, std::int64_t row) {
-  const auto token = [&](std::int64_t t) {
-    return fmt::format("token {} (position {})", t, call.start + t);
-  };
+  const auto token = [&](std::int64_t t) { return fmt::format("token {} (position {})", t, call.start + t); };
   const int ratio = tap.block < 0 ? 0 : ratio_of(config.kind(tap.block));
   switch (tap.info->rows) {
     case TapRows::kTokens:
@@ -87,9 +86,8 @@ void blame(TapVerdict& v, const CallStats& stats, const Spot& spot, std::string 
 
 void apply(TapVerdict& v, const Limit& limit, const std::vector<CallStats>& stats) {
   const auto most = [&](const auto& measure) -> const CallStats& {
-    return *std::max_element(stats.begin(), stats.end(), [&](const CallStats& a, const CallStats& b) {
-      return measure(a) < measure(b);
-    });
+    return *std::max_element(stats.begin(), stats.end(),
+                             [&](const CallStats& a, const CallStats& b) { return measure(a) < measure(b); });
   };
   switch (limit.measure) {
     case Measure::kCallL2:
@@ -159,7 +157,6 @@ TapVerdict judge_tap(const Recording& recording, int order, const std::vector<Ca
   }
   v.pooled_l2 = CallStats::ratio(error2, recorded2);
   v.median_l2 = median(std::move(of_calls));
-  if (!v.limits.empty() && v.limits[0].measure == Measure::kNone) return v;
   for (const CallStats& s : stats)
     if (s.nonfinite > 0)
       blame(v, s, s.largest, fmt::format("NaN or infinity in {} places on one side alone", s.nonfinite));

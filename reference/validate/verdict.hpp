@@ -24,12 +24,12 @@ struct TapVerdict {
   double largest_l2 = 0;  // of a call
   double median_l2 = 0;   // of the calls
   double worst_row = 0;
-  bool selection = false;       // the L2s mean nothing
-  std::vector<Limit> limits;    // that apply, scaled
+  bool selection = false;     // the L2s mean nothing
+  std::vector<Limit> limits;  // that apply, scaled
   bool holds = true;
-  std::string violation;        // "L2 of a call 3.1e-05 > 4e-06"; empty if it holds
-  CallStats culprit;            // the call that violates first (pooled limits: that contributes most)
-  Spot spot;                    // its worst element
+  std::string violation;  // "L2 of a call 3.1e-05 > 4e-06"; empty if it holds
+  CallStats culprit;      // the call that violates first (pooled limits: that contributes most)
+  Spot spot;              // its worst element
 };
 
 /// Why recorded tensors of one tap were not compared.
@@ -47,11 +47,13 @@ struct Verdict {
   std::vector<ListedGroup> listed;
   std::vector<std::string> unexplained;  // recorded tensors that were neither compared nor listed
   std::int64_t calls = 0;                // run
-  std::int64_t tensors = 0, inputs = 0, compared = 0, not_compared = 0;
+  std::int64_t tensors = 0;              // of the file: inputs + compared + not_compared + unexplained
+  std::int64_t inputs = 0, compared = 0, not_compared = 0;
   std::string first_failure;  // one line: tap, call, token, head, channel, values; empty if all hold
 
   std::int64_t failing() const;
-  bool holds() const { return failing() == 0 && unexplained.empty(); }
+  /// A recording of inputs alone holds; one of whose taps nothing was compared does not.
+  bool holds() const { return failing() == 0 && unexplained.empty() && (compared > 0 || not_compared == 0); }
 };
 
 Verdict judge(const Recording& recording, const Findings& findings, NumericMode mode, RunMode run,
