@@ -195,7 +195,7 @@ void CheckTap<T>::selection(int block, const Batch& batch, Selected& selected) {
     };
   };
 
-  bool chosen = false;  // the entries are recorded, by themselves or within idx
+  bool chosen = entries_of(block) == 0;  // the entries are recorded by themselves, or there are none yet
   if (csa) {
     const int topk = order(block, "attn.indexer.topk");
     if (const StoredTensor* tensor = recorded(topk)) {
