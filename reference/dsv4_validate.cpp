@@ -5,8 +5,8 @@
 #include "reference/validate/report.hpp"
 #include "reference/validate/validate.hpp"
 
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <unistd.h>
 
@@ -28,8 +28,10 @@ constexpr const char* kAbout =
     "  --mode free    everything follows from the tokens (default)\n"
     "  --mode staged  every stage is fed the recorded inputs, so that each is judged by itself\n"
     "\n"
-    "Prints one line a tap: calls compared, relative L2 (of the worst call, or over all calls where the limit\n"
-    "says 'all' or 'differ'), worst row, elements whose bits differ, limit, verdict. Then what was not compared\n"
+    "Prints one line a tap: calls compared, relative L2 (of the worst call, or over all calls where the "
+    "limit\n"
+    "says 'all' or 'differ'), worst row, elements whose bits differ, limit, verdict. Then what was not "
+    "compared\n"
     "and why, the first tap that fails with token, head and channel of its worst element, and PASS or FAIL.\n"
     "\n"
     "A recording is a safetensors file of tensors call.NNN.TAP with the model's configuration as JSON under\n"
@@ -44,7 +46,8 @@ class Progress {
  public:
   void operator()(std::int64_t call, std::int64_t calls) {
     const auto now = std::chrono::steady_clock::now();
-    if (now - shown_ < (terminal_ ? std::chrono::milliseconds(100) : std::chrono::milliseconds(10000))) return;
+    if (now - shown_ < (terminal_ ? std::chrono::milliseconds(100) : std::chrono::milliseconds(10000)))
+      return;
     shown_ = now;
     fmt::print(stderr, "{}call {} of {}{}", terminal_ ? "\r" : "", call + 1, calls, terminal_ ? "" : "\n");
     std::fflush(stderr);
@@ -85,7 +88,8 @@ int run(int argc, char** argv) {
   app.add_option("--backend", backend, "cpu")->check(CLI::IsMember({"cpu"}));
   app.add_option("--until", options.until, "compare in each call up to this tap, e.g. layers.1.attn.q");
   app.add_option("--calls", calls, "compare only calls A..B; those before are still run");
-  app.add_option("--threads", options.threads, "threads, 0 = all cores (default); results do not depend on it")
+  app.add_option("--threads", options.threads,
+                 "threads, 0 = all cores (default); results do not depend on it")
       ->check(CLI::Range(0, 1024));
   app.add_option("--report", report, "write the table as JSON");
   app.add_option("--dump", options.dump, "write everything computed as a recording");
