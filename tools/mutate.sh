@@ -77,7 +77,7 @@ read_list() {
     [[ -n "${runs[$name]}" || -n "${reason[$name]}" ]] || die "$path: '$name' needs validate, or unit-only with a reason"
     [[ -z "${runs[$name]}" || -z "${reason[$name]}" ]] || die "$path: '$name' has both validate and unit-only"
     for run in ${runs[$name]}; do
-      [[ "$run" =~ ^(exact|deploy)-(staged|free)$ ]] || die "$path: '$name': no such validation: $run"
+      [[ "$run" =~ ^(exact|deploy)-(staged|free)(@[0-9.]+(@[0-9.]+)?)?$ ]] || die "$path: '$name': no such validation: $run"
     done
     if [[ -z "${test_of[$name]}" ]]; then # the mirrored path
       test_of[$name]="${file_of[$name]%.?pp}_test.cpp"
@@ -195,9 +195,13 @@ run_unit() {
 
 # run_validate RUN: prints the first failing tap; the exit status is dsv4_validate's (124: timeout).
 run_validate() {
-  local set="tiny-${1%-*}" mode="${1#*-}" status=0
+  local set mode scale calls status=0 options=()
+  IFS='@' read -r mode scale calls <<<"$1"
+  set="tiny-${mode%-*}" mode="${mode#*-}"
+  [[ -z "$scale" ]] || options+=(--tolerance-scale "$scale")
+  [[ -z "$calls" ]] || options+=(--calls "$calls")
   timeout "$validate_seconds" ../dsv4_validate --weights "tests/data/$set.weights.safetensors" --threads 1 \
-    --recording "tests/data/$set.recording.safetensors" --mode "$mode" >"../$1.log" 2>&1 || status=$?
+    --recording "tests/data/$set.recording.safetensors" --mode "$mode" "${options[@]}" >"../$1.log" 2>&1 || status=$?
   if [[ $status -eq 1 ]]; then
     first_failing_tap "../$1.log"
   elif [[ $status -ne 0 ]]; then
