@@ -36,7 +36,7 @@ std::vector<float> terms(int n, std::uint64_t seed) {
 }
 
 struct NoSync {
-  static constexpr bool kSerial = true;
+  enum : bool { kSerial = true };
   int rank() const { return 0; }
   int size() const { return 1; }
 };

@@ -142,9 +142,10 @@ TEMPLATE_TEST_CASE("round trips of rows, blocks of every size, a partial one las
   struct Shape {
     int n, block;
   };
-  const auto [n, block] =
+  const Shape shape =
       GENERATE(Shape{1, 128}, Shape{448, 64}, Shape{128, 128}, Shape{127, 128}, Shape{129, 128},
                Shape{1536, 128}, Shape{200, 64}, Shape{128, 32}, Shape{131, 32});
+  const int n = shape.n, block = shape.block;  // clang 14 captures no structured binding
   const auto x = varied(n, 7);
   const auto in = test::row_of<TestType>(x);
   for (const bool fp8 : {true, false}) {
