@@ -44,4 +44,9 @@ inline nlohmann::json parse_json(std::string_view text, const std::string& where
   }
 }
 
+/// A JSON value as messages print it: short and escaped.
+inline std::string quoted_json(const nlohmann::json& value) {
+  return printable(value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), 80);
+}
+
 }  // namespace dsv4::reference

@@ -5,21 +5,15 @@
 #include "reference/mapped_file.hpp"
 #include "reference/printable.hpp"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <atomic>
-#include <cerrno>
 #include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 #include <string>
-#include <system_error>
 
 namespace dsv4::reference {
 namespace {
@@ -28,10 +22,8 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // as in the format's reference implementation
-constexpr std::size_t kMaxIndexBytes = 256 << 20;
 constexpr std::size_t kMaxRank = 32;
 constexpr std::int64_t kMaxBytes = std::numeric_limits<std::int64_t>::max();
-constexpr char kMetadataKey[] = "__metadata__";
 
 struct DTypeRow {
   DType dtype;
@@ -55,26 +47,6 @@ static_assert([] {
 }());
 
 const DTypeRow& row(DType dtype) { return kDTypes[static_cast<std::size_t>(dtype)]; }
-
-// Bytes of `shape`, or nothing when they exceed int64. Zero dimensions do not excuse absurd ones.
-std::optional<std::int64_t> checked_bytes(DType dtype, std::span<const std::int64_t> shape) {
-  std::int64_t bytes = size_bytes(dtype);
-  bool empty = false;
-  for (const std::int64_t n : shape) {
-    if (n == 0) {
-      empty = true;
-    } else if (bytes > kMaxBytes / n) {
-      return std::nullopt;
-    } else {
-      bytes *= n;
-    }
-  }
-  return empty ? 0 : bytes;
-}
-
-std::string quoted_json(const json& value) {
-  return printable(value.dump(-1, ' ', false, json::error_handler_t::replace), 80);
-}
 
 // One entry of the header, its offsets checked on their own.
 struct Entry {
@@ -181,6 +153,21 @@ void check_tiling(std::span<const Entry> entries, std::int64_t data_bytes, const
 
 std::string_view name_of(DType dtype) { return row(dtype).name; }
 int size_bytes(DType dtype) { return row(dtype).bytes; }
+
+std::optional<std::int64_t> checked_bytes(DType dtype, std::span<const std::int64_t> shape) {
+  std::int64_t bytes = size_bytes(dtype);
+  bool empty = false;
+  for (const std::int64_t n : shape) {
+    if (n == 0) {
+      empty = true;
+    } else if (bytes > kMaxBytes / n) {
+      return std::nullopt;
+    } else {
+      bytes *= n;
+    }
+  }
+  return empty ? 0 : bytes;
+}
 
 std::int64_t StoredTensor::count() const {
   return static_cast<std::int64_t>(bytes.size()) / size_bytes(dtype);
@@ -310,250 +297,6 @@ const StoredTensor* SafetensorsFile::find(std::string_view name) const {
 const StoredTensor& SafetensorsFile::at(std::string_view name) const {
   if (const StoredTensor* tensor = find(name)) return *tensor;
   throw InputError(fmt::format("{}: tensor '{}' is missing", this->name(), printable(name)));
-}
-
-namespace {
-
-// Index file -> shard of every tensor, in the index's folder.
-std::map<std::string, std::string> parse_index(const fs::path& path) {
-  const std::string name = printable_path(path);
-  const json index = parse_json(read_text(path, kMaxIndexBytes), name);
-  const auto map = index.is_object() ? index.find("weight_map") : index.end();
-  if (map == index.end() || !map->is_object())
-    throw InputError(fmt::format("{}: must be a JSON object with an object 'weight_map'", name));
-  std::map<std::string, std::string> shards;
-  for (const auto& [tensor, shard] : map->items()) {
-    if (!shard.is_string())
-      throw InputError(fmt::format("{}: tensor '{}': shard must be a string, got {}", name, printable(tensor),
-                                   quoted_json(shard)));
-    const std::string& file = shard.get_ref<const std::string&>();
-    const fs::path relative(file);
-    const bool inside = !file.empty() && file.find('\0') == file.npos && relative.is_relative() &&
-                        std::find(relative.begin(), relative.end(), "..") == relative.end();
-    if (!inside)
-      throw InputError(fmt::format("{}: tensor '{}': shard '{}' is not a file inside the folder", name,
-                                   printable(tensor), printable(file)));
-    shards.emplace(tensor, file);
-  }
-  if (shards.empty()) throw InputError(fmt::format("{}: 'weight_map' names no tensor", name));
-  return shards;
-}
-
-// Names of regular files in `folder` that end in `suffix`, sorted.
-std::vector<std::string> files_ending_in(const fs::path& folder, std::string_view suffix) {
-  std::vector<std::string> names;
-  std::error_code error;
-  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
-    const std::string name = it->path().filename().native();
-    if (name.ends_with(suffix) && !name.starts_with('.')) names.push_back(name);
-  }
-  if (error) throw InputError(fmt::format("{}: cannot list: {}", printable_path(folder), error.message()));
-  std::sort(names.begin(), names.end());
-  return names;
-}
-
-}  // namespace
-
-Checkpoint Checkpoint::open(const fs::path& path) {
-  const std::string name = printable_path(path);
-  std::error_code error;
-  const bool is_folder = fs::is_directory(path, error);
-  fs::path folder = is_folder ? path : path.parent_path();
-  if (folder.empty()) folder = ".";
-
-  fs::path index;
-  if (!is_folder && path.extension() == ".json") {
-    index = path;
-  } else if (is_folder) {
-    constexpr char kUsual[] = "model.safetensors.index.json";
-    const auto indices = files_ending_in(path, ".index.json");
-    if (std::find(indices.begin(), indices.end(), kUsual) != indices.end()) {
-      index = path / kUsual;
-    } else if (indices.size() == 1) {
-      index = path / indices.front();
-    } else if (indices.size() > 1) {
-      throw InputError(fmt::format("{}: {} index files ('{}', '{}', ...): name the one to use", name,
-                                   indices.size(), printable(indices[0]), printable(indices[1])));
-    }
-  }
-
-  std::vector<SafetensorsFile> files;
-  if (!index.empty()) {
-    const auto shards = parse_index(index);
-    std::map<std::string, std::size_t> opened;
-    for (const auto& [tensor, shard] : shards) {
-      if (opened.contains(shard)) continue;
-      const fs::path file = folder / shard;
-      if (!fs::exists(file, error))
-        throw InputError(fmt::format("{}: tensor '{}': shard '{}' does not exist", printable_path(index),
-                                     printable(tensor), printable(shard)));
-      opened.emplace(shard, files.size());
-      files.push_back(SafetensorsFile::open(file));
-    }
-    for (const auto& [tensor, shard] : shards)
-      if (files[opened.at(shard)].find(tensor) == nullptr)
-        throw InputError(fmt::format("{}: tensor '{}' is not in its shard '{}'", printable_path(index),
-                                     printable(tensor), printable(shard)));
-  } else if (is_folder) {
-    for (const std::string& shard : files_ending_in(path, ".safetensors"))
-      files.push_back(SafetensorsFile::open(path / shard));
-    if (files.empty()) throw InputError(fmt::format("{}: no .safetensors file in the folder", name));
-  } else {
-    files.push_back(SafetensorsFile::open(path));
-  }
-  Checkpoint checkpoint = of(std::move(files), name);
-  checkpoint.folder_ = std::move(folder);
-  return checkpoint;
-}
-
-Checkpoint Checkpoint::of(std::vector<SafetensorsFile> files, const std::string& name) {
-  Checkpoint checkpoint;
-  checkpoint.name_ = name;
-  checkpoint.files_ = std::move(files);
-  for (const SafetensorsFile& file : checkpoint.files_)
-    for (const StoredTensor& tensor : file.tensors()) {
-      const auto [it, fresh] = checkpoint.index_.emplace(tensor.name, &tensor);
-      if (!fresh) throw InputError(fmt::format("{}: is in {} too", where(tensor), *it->second->file));
-      checkpoint.tensors_.push_back(&tensor);
-    }
-  return checkpoint;
-}
-
-const StoredTensor* Checkpoint::find(std::string_view name) const {
-  const auto it = index_.find(name);
-  return it == index_.end() ? nullptr : it->second;
-}
-
-const std::string* Checkpoint::metadata(const std::string& key) const {
-  const SafetensorsFile* owner = nullptr;
-  const std::string* value = nullptr;
-  for (const SafetensorsFile& file : files_) {
-    const auto it = file.metadata().find(key);
-    if (it == file.metadata().end()) continue;
-    if (value != nullptr && *value != it->second)
-      throw InputError(fmt::format("{}: {} '{}' differs from that of {}", file.name(), kMetadataKey,
-                                   printable(key), owner->name()));
-    if (value == nullptr) owner = &file, value = &it->second;
-  }
-  return value;
-}
-
-void SafetensorsWriter::metadata(std::string key, std::string value) {
-  metadata_.insert_or_assign(std::move(key), std::move(value));
-}
-
-void SafetensorsWriter::add(std::string name, DType dtype, std::vector<std::int64_t> shape,
-                            std::vector<std::byte> bytes) {
-  const auto refuse = [&](const std::string& reason) {
-    throw InputError(fmt::format("writer: tensor '{}': {}", printable(name), reason));
-  };
-  if (name == kMetadataKey) refuse("the name is reserved");
-  if (names_.contains(name)) refuse("added twice");
-  if (std::any_of(shape.begin(), shape.end(), [](std::int64_t n) { return n < 0; }))
-    refuse(fmt::format("negative dimension in {}", shape_text(shape)));
-  const auto needed = checked_bytes(dtype, shape);
-  if (!needed || *needed != static_cast<std::int64_t>(bytes.size()))
-    refuse(fmt::format("{} bytes do not fit {} {}", bytes.size(), name_of(dtype), shape_text(shape)));
-  names_.insert(name);
-  entries_.push_back({std::move(name), dtype, std::move(shape), std::move(bytes)});
-}
-
-std::vector<const SafetensorsWriter::Entry*> SafetensorsWriter::order() const {
-  std::vector<const Entry*> order;
-  order.reserve(entries_.size());
-  for (const Entry& e : entries_) order.push_back(&e);
-  std::stable_sort(order.begin(), order.end(), [](const Entry* a, const Entry* b) {
-    return size_bytes(a->dtype) > size_bytes(b->dtype);
-  });
-  return order;
-}
-
-std::string SafetensorsWriter::header(std::span<const Entry* const> order) const {
-  nlohmann::ordered_json header = nlohmann::ordered_json::object();
-  if (!metadata_.empty()) header[kMetadataKey] = metadata_;
-  std::string text;
-  std::uint64_t offset = 0;
-  try {
-    // Appended by hand: inserting into an ordered_json object takes time linear in its size.
-    text = header.dump();
-    text.pop_back();
-    for (const Entry* e : order) {
-      const nlohmann::ordered_json value = {{"dtype", name_of(e->dtype)},
-                                            {"shape", e->shape},
-                                            {"data_offsets", {offset, offset + e->bytes.size()}}};
-      if (text.size() > 1) text += ',';
-      text += nlohmann::ordered_json(e->name).dump() + ':' + value.dump();
-      offset += e->bytes.size();
-    }
-  } catch (const json::exception&) {
-    throw InputError("writer: a tensor's name or a metadata text is not valid UTF-8");
-  }
-  text += '}';
-  text.append((8 - text.size() % 8) % 8, ' ');
-  return text;
-}
-
-namespace {
-
-std::array<std::byte, 8> little_endian(std::uint64_t value) {
-  std::array<std::byte, 8> out;
-  for (std::byte& b : out) b = static_cast<std::byte>(value & 255), value >>= 8;
-  return out;
-}
-
-}  // namespace
-
-std::vector<std::byte> SafetensorsWriter::bytes() const {
-  const auto entries = order();
-  const std::string text = header(entries);
-  const auto length = little_endian(text.size());
-  std::size_t total = length.size() + text.size();
-  for (const Entry* e : entries) total += e->bytes.size();
-  std::vector<std::byte> out(total);
-  auto* at = std::copy(length.begin(), length.end(), out.data());
-  const auto text_bytes = std::as_bytes(std::span(text));
-  at = std::copy(text_bytes.begin(), text_bytes.end(), at);
-  for (const Entry* e : entries) at = std::copy(e->bytes.begin(), e->bytes.end(), at);
-  return out;
-}
-
-void SafetensorsWriter::write(const fs::path& path) const {
-  const auto entries = order();
-  const std::string text = header(entries);
-  const auto length = little_endian(text.size());
-  std::vector<std::span<const std::byte>> chunks = {length, std::as_bytes(std::span(text))};
-  for (const Entry* e : entries) chunks.emplace_back(e->bytes);
-  write_atomically(path, chunks);
-}
-
-void write_atomically(const fs::path& path, std::span<const std::span<const std::byte>> chunks) {
-  static std::atomic<unsigned> counter{0};
-  fs::path temporary = path;
-  temporary += fmt::format(".tmp-{}-{}", ::getpid(), counter.fetch_add(1));
-  const auto refuse = [&](const char* action, int error) {
-    throw InputError(fmt::format("{}: cannot {}: {}", printable_path(path), action,
-                                 std::generic_category().message(error)));
-  };
-  const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  if (fd < 0) refuse("create", errno);
-  const auto fail = [&](const char* action, int error) {
-    ::unlink(temporary.c_str());
-    refuse(action, error);
-  };
-  for (std::span<const std::byte> rest : chunks) {
-    while (!rest.empty()) {
-      const ssize_t n = ::write(fd, rest.data(), std::min<std::size_t>(rest.size(), 1 << 30));
-      if (n < 0 && errno == EINTR) continue;
-      if (n <= 0) {
-        const int error = n < 0 ? errno : ENOSPC;
-        ::close(fd);
-        fail("write", error);
-      }
-      rest = rest.subspan(static_cast<std::size_t>(n));
-    }
-  }
-  if (::close(fd) != 0) fail("write", errno);
-  if (::rename(temporary.c_str(), path.c_str()) != 0) fail("replace", errno);
 }
 
 }  // namespace dsv4::reference

@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -47,6 +48,12 @@ enum class DType : std::uint8_t {
 /// As the header spells it: "BF16", "F8_E4M3", ...
 std::string_view name_of(DType dtype);
 int size_bytes(DType dtype);
+
+/// Bytes of a tensor, or nothing when they exceed int64. Zero dimensions do not excuse absurd ones.
+std::optional<std::int64_t> checked_bytes(DType dtype, std::span<const std::int64_t> shape);
+
+/// Header entry that holds the metadata instead of a tensor.
+inline constexpr char kMetadataKey[] = "__metadata__";
 
 /// The DType that stores a C++ type.
 template <class T>

@@ -186,6 +186,8 @@ TEST_CASE("validate names the rule that is broken", "[model_config]") {
       {"inner 0", [](auto& c) { c.expert_inner = 0; }, invalid, "moe_intermediate_size", 0, kSize},
       {"inner large", [](auto& c) { c.expert_inner = kSize + 1; }, invalid, "moe_intermediate_size",
        kSize + 1, kSize},
+      {"scale 0", [](auto& c) { c.route_scale = 0; }, invalid, "routed_scaling_factor"},
+      {"scale NaN", [nan](auto& c) { c.route_scale = nan; }, invalid, "routed_scaling_factor"},
       {"limit", [](auto& c) { c.swiglu_limit = -1; }, invalid, "swiglu_limit"},
       {"limit NaN", [nan](auto& c) { c.swiglu_limit = nan; }, invalid, "swiglu_limit"},
       {"shared limit", [](auto& c) { c.shared_swiglu_limit = -1; }, invalid, "swiglu_limit"},

@@ -119,6 +119,8 @@ constexpr Status validate(const ModelConfig& c) {
   DSV4_REQUIRE(
       in_range(c.expert_inner),
       invalid_argument("config: moe_intermediate_size must be in [1, 2^24]", c.expert_inner, kLimit));
+  DSV4_REQUIRE(c.route_scale > 0 && c.route_scale < 1e6f,
+               invalid_argument("config: routed_scaling_factor must be in (0, 1e6)"));
   DSV4_REQUIRE(c.swiglu_limit >= 0 && c.shared_swiglu_limit >= 0,
                invalid_argument("config: swiglu_limit must not be negative (0 = no clamp)"));
   DSV4_REQUIRE(c.head_dim == kHeadDim, unsupported("config: head_dim must be 512", c.head_dim, kHeadDim));
