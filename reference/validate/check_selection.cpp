@@ -173,17 +173,13 @@ void CheckTap<T>::selection(int block, const Batch& batch, Selected& selected) {
   bool exchanged = false;
 
   // Swaps: by the recorded scores, or the computed ones where none were recorded.
+  const StoredTensor* const scores_tensor = csa ? recorded(order(block, "attn.indexer.scores")) : nullptr;
   std::vector<float> scores;
   const auto score_of = [&](std::int64_t t, std::function<double(std::int64_t)>& score, double& magnitude) {
-    if (!csa || scores_ == nullptr) return;
-    if (scores.empty()) {
-      const StoredTensor* tensor = recorded(order(block, "attn.indexer.scores"));
-      if (tensor != nullptr)
-        scores = values<float>(*tensor);
-      else
-        scores.assign(scores_->data(), scores_->data() + scores_->size());
-    }
-    const float* row = scores.data() + t * scores_->cols();
+    if (!csa) return;
+    if (scores.empty() && scores_tensor != nullptr) scores = values<float>(*scores_tensor);
+    const float* row = scores_.row(t);
+    if (scores_tensor != nullptr) row = scores.data() + t * scores_.cols();
     const std::int64_t visible =
         attention::visible_entries(batch.position[static_cast<std::size_t>(t)], kCsaRatio);
     for (std::int64_t e = 0; e < visible; ++e)
@@ -229,7 +225,6 @@ void CheckTap<T>::selection(int block, const Batch& batch, Selected& selected) {
     selected.entries =
         pack(members, kFirstEntry, std::numeric_limits<std::int64_t>::max(), selected.entries.cols());
   }
-  scores_ = nullptr;
   if (!staged()) return;
   for (std::size_t t = 0; t < members.size(); ++t)
     masks_[kKeyValues][t] = std::all_of(members[t].begin(), members[t].end(), [&](std::int64_t m) {

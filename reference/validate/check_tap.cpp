@@ -157,8 +157,6 @@ void CheckTap<T>::operator()(int block, const char* site, const char* name, Tens
   if (order < 0) throw std::logic_error("a stage whose tap the plan does not have: " + suffix);
   const TapInfo& info = *recording_.plan.tap(order).info;
   const bool streams_in = suffix == "in";
-  if constexpr (std::is_same_v<U, float>)
-    if (suffix == "attn.indexer.scores") scores_ = &x;
   if constexpr (std::is_same_v<U, T>)
     if (suffix == "ffn.in") gate_input_ = &x;
 
@@ -201,6 +199,12 @@ void CheckTap<T>::operator()(int block, const char* site, const char* name, Tens
       for (std::size_t i = 0; i < tokens.size(); ++i)
         std::copy_n(rec.data() + static_cast<std::int64_t>(i) * cols, cols, computed_row(tokens[i]));
   }
+  if constexpr (std::is_same_v<U, float>)
+    if (suffix == "attn.indexer.scores" && (recorded(this->order(block, "attn.idx")) != nullptr ||
+                                            recorded(this->order(block, "attn.indexer.topk")) != nullptr)) {
+      scores_ = Tensor<float>(x.rows(), cols);
+      std::copy_n(x.data(), x.size(), scores_.data());
+    }
   if (result == kNothing) return;
   if (streams_in && tensor == nullptr) {
     // Embeddings are looked up from recorded tokens; later layers go on from the previous block's result.

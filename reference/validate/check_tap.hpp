@@ -141,9 +141,10 @@ class CheckTap {
   bool compare_ = true;
   std::array<Mask, kValues> masks_;  // of the call's tokens
   std::vector<History> history_;     // of each block
-  // Of the block that runs, for swaps: scores of the indexer, input of the gate.
-  Tensor<float>* scores_ = nullptr;
-  Tensor<T>* gate_input_ = nullptr;
+  // Of the block that runs, for swaps: the indexer's scores where a selection is recorded (a copy: the pass
+  // has let go of them by then), and the gate's input.
+  Tensor<float> scores_;
+  const Tensor<T>* gate_input_ = nullptr;
 };
 
 extern template class CheckTap<float>;
