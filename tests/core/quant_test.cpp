@@ -256,3 +256,35 @@ TEST_CASE("a group of threads quantises as one thread does", "[core][quant][grou
   for (std::size_t i = 0; i < 128; ++i) REQUIRE(code1[i].bits == code4[i].bits);
   for (std::size_t i = 0; i < 16; ++i) REQUIRE(nibble1[i].bits == nibble4[i].bits);
 }
+
+TEST_CASE("fp8_decode and fp4_decode: every code, scale and length", "[core][quant]") {
+  for (const unsigned scale_byte : {0u, 1u, 100u, 127u, 140u, 250u, 254u, 255u}) {
+    const float scale = to_float(e8m0{static_cast<std::uint8_t>(scale_byte)});
+    const double exact = oracle::e8m0_value(scale_byte);
+    for (unsigned first = 0; first < 256; ++first) {
+      const int n = static_cast<int>(first % 37);  // vectors, and tails of every length
+      std::vector<e4m3> fp8(static_cast<std::size_t>(n));
+      std::vector<e2m1x2> fp4(static_cast<std::size_t>(n));
+      for (std::size_t i = 0; i < fp8.size(); ++i) {
+        fp8[i] = {static_cast<std::uint8_t>(first + 7 * i)};
+        fp4[i] = {static_cast<std::uint8_t>(first + 11 * i)};
+      }
+      constexpr float kUntouched = -3.25f;
+      std::vector<float> a(fp8.size() + 1, kUntouched), b(2 * fp4.size() + 1, kUntouched);
+      quant::fp8_decode(a.data(), fp8.data(), n, scale);
+      quant::fp4_decode(b.data(), fp4.data(), 2 * n, scale);
+      CAPTURE(scale_byte, first, n);
+      REQUIRE((a.back() == kUntouched && b.back() == kUntouched));
+      const auto same = [](float got, double want) {
+        return std::isnan(want) ? std::isnan(got)
+                                : test::bits_of(got) == test::bits_of(static_cast<float>(want));
+      };
+      for (std::size_t i = 0; i < fp8.size(); ++i) {
+        CAPTURE(i);
+        REQUIRE(same(a[i], oracle::e4m3_value(fp8[i].bits) * exact));
+        REQUIRE(same(b[2 * i], oracle::e2m1_value(fp4[i].bits & 15u) * exact));
+        REQUIRE(same(b[2 * i + 1], oracle::e2m1_value(fp4[i].bits >> 4u) * exact));
+      }
+    }
+  }
+}

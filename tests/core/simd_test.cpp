@@ -2,6 +2,7 @@
 #include <dsv4/core/simd.hpp>
 
 #include "tests/support/catch.hpp"
+#include "tests/support/oracle_formats.hpp"
 #include "tests/support/random.hpp"
 #include "tests/support/ulp.hpp"
 
@@ -11,6 +12,7 @@
 #if DSV4_HOST_SIMD
 
 using namespace dsv4;
+namespace oracle = test::oracle;
 
 TEST_CASE("load, store and broadcast move eight lanes, unaligned", "[core][simd]") {
   static_assert(simd::kWidth == 8 && sizeof(simd::f32x8) == 32);
@@ -60,6 +62,32 @@ TEST_CASE("simd tree_sum ends the canonical tree for four vectors", "[core][simd
       const float want = ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
       CAPTURE(seed, i);
       REQUIRE(test::identical(got[static_cast<int>(i)], want));
+    }
+  }
+}
+
+TEST_CASE("simd decoding of e4m3 and e2m1: every code in every lane", "[core][simd]") {
+  for (unsigned first = 0; first < 256; ++first) {
+    e4m3 fp8[8];
+    e2m1x2 fp4[16];
+    for (unsigned i = 0; i < 8; ++i) fp8[i] = {static_cast<std::uint8_t>(first + 37 * i)};
+    for (unsigned i = 0; i < 16; ++i) fp4[i] = {static_cast<std::uint8_t>(first + 29 * i)};
+    simd::f32x8 quad[4];
+    float a[8], b[32];
+    simd::store(a, simd::from_e4m3(fp8));
+    simd::from_e2m1(quad, fp4);
+    for (int v = 0; v < 4; ++v) simd::store(b + 8 * v, quad[v]);
+    CAPTURE(first);
+    for (int i = 0; i < 8; ++i) {
+      CAPTURE(i, fp8[i].bits);
+      const double want = oracle::e4m3_value(fp8[i].bits);
+      REQUIRE((std::isnan(want) ? std::isnan(a[i])
+                                : test::bits_of(a[i]) == test::bits_of(static_cast<float>(want))));
+    }
+    for (int i = 0; i < 32; ++i) {
+      CAPTURE(i, fp4[i / 2].bits);
+      const double want = oracle::e2m1_value(i % 2 == 0 ? fp4[i / 2].bits & 15u : fp4[i / 2].bits >> 4u);
+      REQUIRE(test::bits_of(b[i]) == test::bits_of(static_cast<float>(want)));
     }
   }
 }

@@ -89,10 +89,9 @@ struct KvPagePool {
     const std::uint8_t* data = data_of(slot);
     const std::uint8_t* scales = scales_of(slot);
     for (int b = 0; b < kScales; ++b) {
-      const float s = to_float(e8m0{scales[b]});
-      const e4m3* code = reinterpret_cast<const e4m3*>(data) + b * quant::kFp8KvBlock;
-      float* out = buffer + b * quant::kFp8KvBlock;
-      for (int i = 0; i < quant::kFp8KvBlock; ++i) out[i] = to_float(code[i]) * s;
+      const int begin = b * quant::kFp8KvBlock;
+      const e4m3* code = reinterpret_cast<const e4m3*>(data) + begin;
+      quant::fp8_decode(buffer + begin, code, quant::kFp8KvBlock, to_float(e8m0{scales[b]}));
     }
     const bf16* rotated = reinterpret_cast<const bf16*>(data + kQuantised);
     for (int d = 0; d < kRotated; ++d) buffer[kQuantised + d] = to_float(rotated[d]);
@@ -138,12 +137,9 @@ struct IndexKeyPagePool {
     const std::uint8_t* data = data_of(slot);
     const std::uint8_t* scales = scales_of(slot);
     for (int b = 0; b < kScaleBytes; ++b) {
-      const float s = to_float(e8m0{scales[b]});
-      for (int i = 0; i < quant::kFp4Block / 2; ++i) {
-        const std::uint32_t byte = data[b * quant::kFp4Block / 2 + i];
-        buffer[b * quant::kFp4Block + 2 * i] = e2m1_to_float(byte & 15u) * s;
-        buffer[b * quant::kFp4Block + 2 * i + 1] = e2m1_to_float(byte >> 4) * s;
-      }
+      const int begin = b * quant::kFp4Block;
+      const e2m1x2* code = reinterpret_cast<const e2m1x2*>(data) + begin / 2;
+      quant::fp4_decode(buffer + begin, code, quant::kFp4Block, to_float(e8m0{scales[b]}));
     }
   }
   DSV4_HD const float* view(std::int64_t, const float* buffer) const { return buffer; }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <dsv4/core/coop.hpp>
+#include <dsv4/core/simd.hpp>
 #include <dsv4/core/types.hpp>
 
 #include <cstdint>
@@ -80,6 +81,33 @@ DSV4_HD e8m0 fp4_block(C coop, e2m1x2* code, const T* x, int n) {
     code[i] = {static_cast<std::uint8_t>(low | (high << 4))};
   }
   return s;
+}
+
+/// out[i] = code[i] * scale for the n codes of one block. Exact (one multiplication); for one thread.
+DSV4_HD inline void fp8_decode(float* out, const e4m3* code, int n, float scale) {
+  int i = 0;
+#if DSV4_HOST_SIMD
+  for (; i + simd::kWidth <= n; i += simd::kWidth) simd::store(out + i, simd::from_e4m3(code + i) * scale);
+#endif
+  for (; i < n; ++i) out[i] = to_float(code[i]) * scale;
+}
+
+/// out[i] = nibble i * scale for the n nibbles of one block, n even. Exact (one multiplication); for one
+/// thread.
+DSV4_HD inline void fp4_decode(float* out, const e2m1x2* code, int n, float scale) {
+  DSV4_ASSERT(n % 2 == 0);
+  int i = 0;
+#if DSV4_HOST_SIMD
+  for (; i + 4 * simd::kWidth <= n; i += 4 * simd::kWidth) {
+    simd::f32x8 value[4];
+    simd::from_e2m1(value, code + i / 2);
+    for (int v = 0; v < 4; ++v) simd::store(out + i + v * simd::kWidth, value[v] * scale);
+  }
+#endif
+  for (; i < n; i += 2) {
+    out[i] = e2m1_to_float(code[i / 2].bits & 15u) * scale;
+    out[i + 1] = e2m1_to_float(std::uint32_t{code[i / 2].bits} >> 4) * scale;
+  }
 }
 
 /// Quantises and dequantises a row in blocks of `block` channels: out[i] = e4m3(x[i] / s) * s.

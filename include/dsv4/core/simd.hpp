@@ -3,10 +3,11 @@
 #pragma once
 
 #include <dsv4/core/config.hpp>
+#include <dsv4/core/types.hpp>
 
 #if DSV4_HOST_SIMD
 
-#if defined(__FMA__)
+#if defined(__FMA__) || defined(__F16C__)
 #include <immintrin.h>
 #endif
 
@@ -40,6 +41,45 @@ DSV4_SIMD_INLINE f32x8 fma(f32x8 a, f32x8 b, f32x8 c) {
   f32x8 r;
   for (int i = 0; i < kWidth; ++i) r[i] = __builtin_fmaf(a[i], b[i], c[i]);
   return r;
+#endif
+}
+
+/// Eight e4m3 codes, exact.
+DSV4_SIMD_INLINE f32x8 from_e4m3(const e4m3* p) {
+#if defined(__F16C__)
+  // Moved to the exponent of fp16, a code is 2^-8 times its value, subnormals included. The NaN needs help.
+  const __m128i magnitude = _mm_set1_epi16(0x7fff), nan_code = _mm_set1_epi16(0x3f80);
+  const __m128i code = _mm_cvtepi8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  const __m128i half = _mm_and_si128(_mm_slli_epi16(code, 7), _mm_set1_epi16(static_cast<short>(0xbf80)));
+  const __m128i nan = _mm_cmpeq_epi16(_mm_and_si128(half, magnitude), nan_code);
+  return (f32x8)_mm256_cvtph_ps(_mm_or_si128(half, _mm_and_si128(nan, _mm_set1_epi16(0x7e00)))) * 256.0f;
+#else
+  f32x8 r;
+  for (int i = 0; i < kWidth; ++i) r[i] = to_float(p[i]);
+  return r;
+#endif
+}
+
+/// 32 e2m1 nibbles of 16 bytes, exact, in four vectors.
+DSV4_SIMD_INLINE void from_e2m1(f32x8 (&out)[4], const e2m1x2* p) {
+#if defined(__F16C__)
+  // The upper byte of a nibble's value in fp16; the lower one is 0.
+  const __m128i table = _mm_setr_epi8(
+      0x00, 0x38, 0x3c, 0x3e, 0x40, 0x42, 0x44, 0x46, static_cast<char>(0x80), static_cast<char>(0xb8),
+      static_cast<char>(0xbc), static_cast<char>(0xbe), static_cast<char>(0xc0), static_cast<char>(0xc2),
+      static_cast<char>(0xc4), static_cast<char>(0xc6));
+  const __m128i mask = _mm_set1_epi8(15), zero = _mm_setzero_si128();
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  const __m128i low = _mm_shuffle_epi8(table, _mm_and_si128(bytes, mask));
+  const __m128i high = _mm_shuffle_epi8(table, _mm_and_si128(_mm_srli_epi16(bytes, 4), mask));
+  const __m128i first = _mm_unpacklo_epi8(low, high), second = _mm_unpackhi_epi8(low, high);
+  out[0] = (f32x8)_mm256_cvtph_ps(_mm_unpacklo_epi8(zero, first));
+  out[1] = (f32x8)_mm256_cvtph_ps(_mm_unpackhi_epi8(zero, first));
+  out[2] = (f32x8)_mm256_cvtph_ps(_mm_unpacklo_epi8(zero, second));
+  out[3] = (f32x8)_mm256_cvtph_ps(_mm_unpackhi_epi8(zero, second));
+#else
+  for (int i = 0; i < 4 * kWidth; ++i)
+    out[i / kWidth][i % kWidth] = e2m1_to_float(i % 2 == 0 ? p[i / 2].bits & 15u : p[i / 2].bits >> 4);
 #endif
 }
 

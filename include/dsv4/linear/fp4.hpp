@@ -1,6 +1,7 @@
 // FP4 expert weights as checkpoints store them: e2m1 nibbles with one UE8M0 scale per row and 32 columns.
 #pragma once
 
+#include <dsv4/core/quant.hpp>
 #include <dsv4/core/types.hpp>
 
 #include <cstdint>
@@ -33,17 +34,12 @@ struct Fp4Matrix {
     const e2m1x2* p = data + row * (cols / 2) + col / 2;
     const e8m0* s = scale + row * scale_cols();
     int i = 0;
-    while (i < count) {  // one run per scale: its sixteen values, then a look-up a nibble
+    while (i < count) {  // one run per scale
       const float factor = to_float(s[(col + i) / kFp4Block]);
-      float value[16];
-      for (std::uint32_t nibble = 0; nibble < 16; ++nibble) value[nibble] = e2m1_to_float(nibble) * factor;
       const std::int64_t run = kFp4Block - (col + i) % kFp4Block;
       const int end = i + run < count ? i + static_cast<int>(run) : count;
-      for (; i < end; i += 2) {
-        const std::uint32_t byte = p[i / 2].bits;
-        out[i] = value[byte & 15u];
-        out[i + 1] = value[byte >> 4];
-      }
+      quant::fp4_decode(out + i, p + i / 2, end - i, factor);
+      i = end;
     }
   }
 };

@@ -1,6 +1,7 @@
 // FP8 weight matrices as checkpoints store them: e4m3 codes with one UE8M0 scale per 128x128 tile.
 #pragma once
 
+#include <dsv4/core/quant.hpp>
 #include <dsv4/core/types.hpp>
 
 #include <cstdint>
@@ -34,7 +35,8 @@ struct Fp8Matrix {
       const float factor = to_float(s[(col + i) / kFp8Tile]);
       const std::int64_t run = kFp8Tile - (col + i) % kFp8Tile;
       const int end = i + run < count ? i + static_cast<int>(run) : count;
-      for (; i < end; ++i) out[i] = to_float(p[i]) * factor;
+      quant::fp8_decode(out + i, p + i, end - i, factor);
+      i = end;
     }
   }
 };
