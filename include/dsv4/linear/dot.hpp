@@ -23,8 +23,9 @@ namespace detail {
 inline constexpr int kTileX = 3,
                      kTileW = 4;  // 12 accumulators of 8 lanes beside 4 + 1 operands: 16 registers
 
-// One R x W tile of canonical dots: the 32 partial sums of a dot are four groups of eight lanes, and one
-// group of every dot is accumulated at a time. Same bits as SerialCoop::reduce_sum.
+// One R x W tile of canonical dots: the 32 partial sums of a dot are four groups of eight lanes. As many
+// groups of every dot are accumulated at a time as it takes to hide the latency of an fma (8 chains or more).
+// Same bits as SerialCoop::reduce_sum.
 template <int R, int W>
 DSV4_SIMD_INLINE void dot_block(float (&out)[R][kTileW], const float* const (&x)[R],
                                 const float* const (&w)[kTileW], int n) {
@@ -38,25 +39,28 @@ DSV4_SIMD_INLINE void dot_block(float (&out)[R][kTileW], const float* const (&x)
       for (int c = 0; c < W; ++c) w_tail[c][i] = i < tail ? w[c][whole + i] : 0.0f;
     }
   }
+  const float *x_tails[R], *w_tails[W];
+  for (int r = 0; r < R; ++r) x_tails[r] = x_tail[r];
+  for (int c = 0; c < W; ++c) w_tails[c] = w_tail[c];
+  constexpr int kAtOnce = R * W >= 8 ? 1 : R * W >= 4 ? 2 : 4;
   simd::f32x8 part[kGroups][R][W];
-  for (int g = 0; g < kGroups; ++g) {
-    simd::f32x8 acc[R][W] = {};
-    for (int k = g * simd::kWidth; k < whole; k += kReduceLanes) {
-      simd::f32x8 b[W];
-      for (int c = 0; c < W; ++c) b[c] = simd::load(w[c] + k);
-      for (int r = 0; r < R; ++r) {
-        const simd::f32x8 a = simd::load(x[r] + k);
-        for (int c = 0; c < W; ++c) acc[r][c] = simd::fma(a, b[c], acc[r][c]);
+  for (int g0 = 0; g0 < kGroups; g0 += kAtOnce) {
+    simd::f32x8 acc[kAtOnce][R][W] = {};
+    const auto add = [&](const float* const* xs, const float* const* ws, int k) {
+      for (int g = 0; g < kAtOnce; ++g) {
+        simd::f32x8 b[W];
+        for (int c = 0; c < W; ++c) b[c] = simd::load(ws[c] + k + g * simd::kWidth);
+        for (int r = 0; r < R; ++r) {
+          const simd::f32x8 a = simd::load(xs[r] + k + g * simd::kWidth);
+          for (int c = 0; c < W; ++c) acc[g][r][c] = simd::fma(a, b[c], acc[g][r][c]);
+        }
       }
-    }
-    if (tail != 0) {
+    };
+    for (int k = g0 * simd::kWidth; k < whole; k += kReduceLanes) add(x, w, k);
+    if (tail != 0) add(x_tails, w_tails, g0 * simd::kWidth);
+    for (int g = 0; g < kAtOnce; ++g)
       for (int r = 0; r < R; ++r)
-        for (int c = 0; c < W; ++c)
-          acc[r][c] = simd::fma(simd::load(x_tail[r] + g * simd::kWidth),
-                                simd::load(w_tail[c] + g * simd::kWidth), acc[r][c]);
-    }
-    for (int r = 0; r < R; ++r)
-      for (int c = 0; c < W; ++c) part[g][r][c] = acc[r][c];
+        for (int c = 0; c < W; ++c) part[g0 + g][r][c] = acc[g][r][c];
   }
   for (int r = 0; r < R; ++r) {
     simd::f32x8 sum[kTileW] = {};
@@ -102,7 +106,8 @@ DSV4_HD void dot_tile(C coop, const X& x, int x_count, const W& w, int w_count, 
     int r = 0;
     for (; r + detail::kTileX <= x_count; r += detail::kTileX)
       detail::dot_rows<detail::kTileX>(x, r, w, w_count, n, store);
-    for (; r < x_count; ++r) detail::dot_rows<1>(x, r, w, w_count, n, store);
+    if (x_count - r == 2) return detail::dot_rows<2>(x, r, w, w_count, n, store);
+    if (x_count - r == 1) return detail::dot_rows<1>(x, r, w, w_count, n, store);
     return;
   }
 #endif
