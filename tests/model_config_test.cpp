@@ -43,6 +43,7 @@ ModelConfig smallest() {
   c.vocab = c.hidden = c.layers = c.heads = c.q_lora_rank = c.o_groups = c.o_lora_rank = 1;
   c.experts = c.active_experts = c.shared_experts = c.expert_inner = 1;
   c.head_dim = 512, c.rope_dim = 64, c.window = 128, c.streams = 4, c.sinkhorn_iterations = 1;
+  c.route_scale = 1;
   c.rope_theta = 10000;
   c.max_positions = 1;
   return c;
