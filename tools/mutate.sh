@@ -141,15 +141,16 @@ affected() {
 # needs_library TEST: tests below these folders run the library and its test support, the others headers only.
 needs_library() { [[ "$1" == tests/reference/* || "$1" == tests/end_to_end/* ]]; }
 
-# link OUTPUT OBJECT...: from compiled objects where there are any, else from the unchanged ones.
+# link OUTPUT OBJECT...: from compiled objects where there are any, else from the unchanged ones. The former come
+# first: of an inline function that both hold, the linker takes the mutated one.
 link() {
-  local output="$1" object list=()
+  local output="$1" object mutated=() unchanged=()
   shift
   for object in "$@"; do
-    if [[ -e "../objects/$object" ]]; then list+=("../objects/$object"); else list+=("$work/base/build/$object"); fi
+    if [[ -e "../objects/$object" ]]; then mutated+=("../objects/$object"); else unchanged+=("$work/base/build/$object"); fi
   done
   # shellcheck disable=SC2086  # a list of words
-  g++ -o "$output" "${list[@]}" $system_libraries -pthread
+  g++ -o "$output" "${mutated[@]}" "${unchanged[@]}" $system_libraries -pthread
 }
 
 # build_unit TEST FILE: the unit test with FILE mutated (FILE empty: as it is). In the tree.
@@ -169,10 +170,12 @@ build_unit() {
   link ../unit unit.o "${objects[@]}"
 }
 
-# build_validate FILE
+# build_validate FILE: dsv4_validate with FILE mutated. Of a primitive only the objects that compute with it are
+# compiled again: the backend and the state. Those that read files and compare stay as they are.
 build_validate() {
-  local object
-  for object in $(affected "$1" "${validate_objects[@]}" "${library_objects[@]}"); do
+  local object objects=("${validate_objects[@]}" "${library_objects[@]}")
+  [[ "$1" != include/* ]] || objects=("${backend_objects[@]}")
+  for object in $(affected "$1" "${objects[@]}"); do
     [[ -e "../objects/$object" ]] || compile "$object" || return 1
   done
   link ../dsv4_validate "${validate_objects[@]}" "${library_objects[@]}"
@@ -231,6 +234,7 @@ prepare() {
   ninja -C "$build" -t targets all | sed -n 's/^\(.*\.o\): CXX_COMPILER.*/\1/p' >"$work/objects.txt"
   ninja -C "$build" -t deps >"$work/deps"
   mapfile -t library_objects < <(grep '^CMakeFiles/dsv4_reference.dir/' "$work/objects.txt")
+  mapfile -t backend_objects < <(printf '%s\n' "${library_objects[@]}" | grep -E '/reference/(cpu_|state)[a-z_]*\.cpp\.o$')
   mapfile -t validate_objects < <(grep '^CMakeFiles/dsv4_validate.dir/' "$work/objects.txt")
   mapfile -t support_objects < <(grep '^tests/CMakeFiles/dsv4_test_support.dir/' "$work/objects.txt")
   main_object="$(printf '%s\n' "${support_objects[@]}" | grep '/main\.cpp\.o$')"
