@@ -20,10 +20,12 @@
 // DSV4_ASSERT states a promise of the caller inside a primitive; it is checked in debug builds only.
 #define DSV4_ASSERT(condition) assert(condition)
 
-// 1 where SerialCoop may use 8-lane host vectors (core/simd.hpp). The scalar code beside every use
-// computes the same bits, so this is a matter of speed alone. Define it as 0 to force the scalar code.
+// 1 where SerialCoop may use 8-lane host vectors (core/simd.hpp): g++ and clang, on x86 with AVX. The scalar
+// code beside every use computes the same bits, so this is a matter of speed alone. Define it as 0 to force
+// that.
 #ifndef DSV4_HOST_SIMD
-#if (defined(__GNUC__) || defined(__clang__)) && !defined(__CUDACC__)
+#if defined(__GNUC__) && !defined(__CUDACC__) && \
+    (defined(__AVX__) || !(defined(__x86_64__) || defined(__i386__)))
 #define DSV4_HOST_SIMD 1
 #else
 #define DSV4_HOST_SIMD 0
