@@ -68,17 +68,18 @@ TEST_CASE("simd tree_sum ends the canonical tree for four vectors", "[core][simd
 
 TEST_CASE("simd decoding of e4m3 and e2m1: every code in every lane", "[core][simd]") {
   for (unsigned first = 0; first < 256; ++first) {
-    e4m3 fp8[8];
+    e4m3 fp8[16];
     e2m1x2 fp4[16];
-    for (unsigned i = 0; i < 8; ++i) fp8[i] = {static_cast<std::uint8_t>(first + 37 * i)};
+    for (unsigned i = 0; i < 16; ++i) fp8[i] = {static_cast<std::uint8_t>(first + 37 * i)};
     for (unsigned i = 0; i < 16; ++i) fp4[i] = {static_cast<std::uint8_t>(first + 29 * i)};
-    simd::f32x8 quad[4];
-    float a[8], b[32];
-    simd::store(a, simd::from_e4m3(fp8));
+    simd::f32x8 pair[2], quad[4];
+    float a[16], b[32];
+    simd::from_e4m3(pair, fp8);
+    for (int v = 0; v < 2; ++v) simd::store(a + 8 * v, pair[v]);
     simd::from_e2m1(quad, fp4);
     for (int v = 0; v < 4; ++v) simd::store(b + 8 * v, quad[v]);
     CAPTURE(first);
-    for (int i = 0; i < 8; ++i) {
+    for (int i = 0; i < 16; ++i) {
       CAPTURE(i, fp8[i].bits);
       const double want = oracle::e4m3_value(fp8[i].bits);
       REQUIRE((std::isnan(want) ? std::isnan(a[i])

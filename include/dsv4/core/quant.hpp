@@ -87,7 +87,12 @@ DSV4_HD e8m0 fp4_block(C coop, e2m1x2* code, const T* x, int n) {
 DSV4_HD inline void fp8_decode(float* out, const e4m3* code, int n, float scale) {
   int i = 0;
 #if DSV4_HOST_SIMD
-  for (; i + simd::kWidth <= n; i += simd::kWidth) simd::store(out + i, simd::from_e4m3(code + i) * scale);
+  for (; i + 2 * simd::kWidth <= n; i += 2 * simd::kWidth) {
+    simd::f32x8 value[2];
+    simd::from_e4m3(value, code + i);
+    simd::store(out + i, value[0] * scale);
+    simd::store(out + i + simd::kWidth, value[1] * scale);
+  }
 #endif
   for (; i < n; ++i) out[i] = to_float(code[i]) * scale;
 }

@@ -44,19 +44,20 @@ DSV4_SIMD_INLINE f32x8 fma(f32x8 a, f32x8 b, f32x8 c) {
 #endif
 }
 
-/// Eight e4m3 codes, exact.
-DSV4_SIMD_INLINE f32x8 from_e4m3(const e4m3* p) {
-#if defined(__F16C__)
+/// 16 e4m3 codes, exact, in two vectors.
+DSV4_SIMD_INLINE void from_e4m3(f32x8 (&out)[2], const e4m3* p) {
+#if defined(__F16C__) && defined(__AVX2__)
   // Moved to the exponent of fp16, a code is 2^-8 times its value, subnormals included. The NaN needs help.
-  const __m128i magnitude = _mm_set1_epi16(0x7fff), nan_code = _mm_set1_epi16(0x3f80);
-  const __m128i code = _mm_cvtepi8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
-  const __m128i half = _mm_and_si128(_mm_slli_epi16(code, 7), _mm_set1_epi16(static_cast<short>(0xbf80)));
-  const __m128i nan = _mm_cmpeq_epi16(_mm_and_si128(half, magnitude), nan_code);
-  return (f32x8)_mm256_cvtph_ps(_mm_or_si128(half, _mm_and_si128(nan, _mm_set1_epi16(0x7e00)))) * 256.0f;
+  const __m256i code = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256i half =
+      _mm256_and_si256(_mm256_slli_epi16(code, 7), _mm256_set1_epi16(static_cast<short>(0xbf80)));
+  const __m256i nan =
+      _mm256_cmpeq_epi16(_mm256_and_si256(half, _mm256_set1_epi16(0x7fff)), _mm256_set1_epi16(0x3f80));
+  const __m256i fixed = _mm256_or_si256(half, _mm256_and_si256(nan, _mm256_set1_epi16(0x7e00)));
+  out[0] = (f32x8)_mm256_cvtph_ps(_mm256_castsi256_si128(fixed)) * 256.0f;
+  out[1] = (f32x8)_mm256_cvtph_ps(_mm256_extracti128_si256(fixed, 1)) * 256.0f;
 #else
-  f32x8 r;
-  for (int i = 0; i < kWidth; ++i) r[i] = to_float(p[i]);
-  return r;
+  for (int i = 0; i < 2 * kWidth; ++i) out[i / kWidth][i % kWidth] = to_float(p[i]);
 #endif
 }
 
