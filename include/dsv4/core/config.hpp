@@ -31,3 +31,11 @@
 #define DSV4_HOST_SIMD 0
 #endif
 #endif
+
+// The flavour of device code: compiled for CUDA, or for the SIMT machine (DSV4_SIMT_EMULATION). Everything
+// whose body depends on it lives in an inline namespace of this name, so that one binary can hold both.
+#if defined(DSV4_SIMT_EMULATION)
+#define DSV4_FLAVOUR simt_v0
+#else
+#define DSV4_FLAVOUR cuda_v0
+#endif

@@ -16,7 +16,8 @@ enum class Code : std::int32_t {
 /// Outcome of a host call: what was wrong, the value met, and the limit it broke.
 ///   code   kOk, or the kind of failure
 ///   cuda   the cudaError_t behind kCuda, else 0
-///   what   static string naming the argument and the rule; never null
+///   what   names the argument and the rule; never null. A static string; of a kernel that the SIMT machine
+///          stopped, its report, which lives until this thread's next such failure
 ///   value  the offending value; 0 where the rule is not about a number
 ///   limit  the bound it broke; 0 where there is none
 struct [[nodiscard]] Status {

@@ -1,0 +1,190 @@
+// The machine's own structures. A gang is a set of co-resident blocks: one block, a cluster, a cooperative
+// grid, or as many as options().resident_blocks asks for. Its CUDA threads are fibers of ONE operating-system
+// thread and never migrate, so a thread_local address that the compiler keeps across a switch stays valid;
+// gangs are spread over the cores.
+#pragma once
+
+#include <dsv4/simt/counters.hpp>
+#include <dsv4/simt/device.hpp>
+#include <dsv4/simt/fiber.hpp>
+#include <dsv4/simt/options.hpp>
+
+#include "simt/async.hpp"
+#include "simt/race.hpp"
+
+#include <cstdarg>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace dsv4::simt {
+
+inline constexpr std::uint32_t kWarp = 32;
+inline constexpr std::uint32_t kFullMask = 0xffffffffu;
+inline constexpr std::uint32_t kBarriers = 16;         // named barriers of a block
+inline constexpr std::uint32_t kSharedWindow = 0x400;  // shared address of dynamic byte 0, as on sm_90
+inline constexpr std::size_t kMaxDynamicShared = 227u << 10;
+inline constexpr std::size_t kStaticShared = 64u << 10;  // room for static shared variables
+inline constexpr std::size_t kRedZone = 64;              // between and after them
+
+struct Warp;
+struct Block;
+struct Gang;
+
+enum class State : std::uint8_t { kReady, kRunning, kWaiting, kDone };
+
+/// One CUDA thread.
+struct Thread {
+  Context context;
+  State state = State::kReady;
+  bool fresh = true;         // has not run yet
+  std::uint32_t linear = 0;  // in its block
+  std::uint32_t lane = 0;
+  std::uint32_t warp_id = 0;
+  Index3 idx;
+  Warp* warp = nullptr;
+  Block* block = nullptr;
+  Thread* next_waiter = nullptr;
+  // What it waits for, for reports.
+  const char* wait_name = "";
+  Loc wait_loc;
+  std::uint64_t wait_a = 0, wait_b = 0;
+  AsyncState async;  // its cp.async, bulk and wgmma groups in flight
+};
+
+/// A rendezvous of some lanes: one operation at one mask.
+struct Rendezvous {
+  std::uint32_t mask = 0, arrived = 0;
+  std::uint32_t op = 0;
+  const char* name = "";
+  Loc loc;
+};
+
+struct Warp {
+  Thread* lane[kWarp] = {};
+  std::uint32_t alive = 0;  // lanes that exist and have not exited
+  std::uint32_t pending_count = 0;
+  Rendezvous pending[kWarp];  // disjoint masks progress independently
+  void* operand[kWarp] = {};
+};
+
+/// A rendezvous of the 128 threads of a warpgroup.
+struct Warpgroup {
+  std::uint32_t arrived = 0;
+  Thread* thread[4 * kWarp] = {};
+};
+
+struct Barrier {
+  std::uint32_t expected = 0, arrived = 0;
+  bool whole_block = false;
+  BarrierReduce reduce = BarrierReduce::kNone;
+  int accumulated = 0, result = 0;
+  Loc loc;
+  Thread* waiters = nullptr;
+  Thread** tail = nullptr;
+  race::Clock clock;
+};
+
+struct Block {
+  Gang* gang = nullptr;
+  Index3 idx;
+  std::uint32_t rank = 0;  // in the gang; of a cluster launch: in the cluster
+  std::uint32_t thread_count = 0, alive = 0;
+  std::vector<Thread> threads;
+  std::vector<Warp> warps;
+  std::vector<Warpgroup> warpgroups;
+  Barrier barriers[kBarriers];
+  // Shared memory: one arena, the dynamic part first, then a red zone, then static variables.
+  std::byte* shared = nullptr;
+  std::size_t dynamic_bytes = 0, shared_bytes = 0, static_top = 0;
+  std::vector<std::pair<const void*, std::byte*>> statics;
+  std::map<std::uint32_t, Mbarrier> mbarriers;  // initialised ones, by shared address
+};
+
+struct Worker;
+
+struct Gang {
+  const Launch* launch = nullptr;
+  const Options* options = nullptr;
+  std::uint32_t number = 0;  // in the launch
+  std::vector<Block*> blocks;
+  std::vector<Thread*> ring;  // of threads that can run; its size is a power of two
+  std::uint64_t head = 0, tail = 0;
+  std::uint64_t alive = 0;
+  std::uint64_t polls = 0;  // since anything progressed
+  std::deque<std::function<void()>> deferred;
+  Context main;
+  bool failed = false;
+  std::string error;
+  std::mt19937_64 random;
+  Counters counters;
+  Barrier cluster_barrier;
+};
+
+/// The CUDA thread that runs on this OS thread; null on the host's side of a launch.
+extern thread_local constinit Thread* current;
+
+// ---- scheduling ------------------------------------------------------------------------------------------
+void make_ready(Gang& gang, Thread& t);
+/// The caller, already on somebody's list of waiters, sleeps until made ready. The words are for reports.
+void wait_here(const char* name, Loc loc, std::uint64_t a = 0, std::uint64_t b = 0);
+/// The caller has exited: others go on, and it is never resumed.
+[[noreturn]] void leave();
+/// Something happened that a polling thread may be waiting for.
+inline void progress(Gang& gang) { gang.polls = 0; }
+/// Asynchronous work: now, when nothing else can run, or either, as the options say.
+void defer(Gang& gang, std::function<void()> work);
+/// Is an asynchronous operation issued now to be executed now? Draws from the seed where random.
+bool execute_at_issue(Gang& gang);
+
+// ---- errors ----------------------------------------------------------------------------------------------
+/// Ends the launch: "kernel K: <message>\n  at block (x,y,z) thread (x,y,z) [warp w lane l]".
+[[noreturn, gnu::format(printf, 1, 2)]] void fail(const char* format, ...);
+std::string describe(const Thread& t);
+std::string describe_waits(const Gang& gang);
+
+// ---- rendezvous ------------------------------------------------------------------------------------------
+/// The lanes of `mask` meet; the last to arrive calls execute(operand of lane i at [i], warp) for all, then
+/// all go on. Different operations at one mask, a lane outside it, or an exited lane in it are errors. `op`
+/// tells operations apart that share a name.
+template <class Execute>
+void meet(std::uint32_t mask, std::uint32_t op, const char* name, void* operand, Loc loc, Execute&& execute);
+namespace detail {
+// The last lane gets true, and must then call meet_release.
+bool meet_arrive(std::uint32_t mask, std::uint32_t op, const char* name, void* operand, Loc loc);
+void meet_release(std::uint32_t mask);
+}  // namespace detail
+template <class Execute>
+void meet(std::uint32_t mask, std::uint32_t op, const char* name, void* operand, Loc loc, Execute&& execute) {
+  if (!detail::meet_arrive(mask, op, name, operand, loc)) return;
+  execute(current->warp->operand, *current->warp);
+  detail::meet_release(mask);
+}
+/// Operation numbers of meet().
+enum Op : std::uint32_t {
+  kOpShuffle = 1,
+  kOpVote,
+  kOpSync,
+  kOpReduce,  // + the reduction
+  kOpMatch = 20,
+  kOpElect,
+  kOpSetMaxRegisters,
+  kOpMatrixLoad = 100,  // and beyond: one number for each shape
+  kOpMma = 200,
+};
+
+/// One arrival at a barrier that counts `expected` threads. Returns the reduction to threads that wait.
+int arrive(Barrier& barrier, Gang& gang, std::uint32_t expected, bool wait, BarrierReduce reduce, bool value,
+           const char* name, std::uint32_t id, Loc loc);
+
+// ---- shared memory ---------------------------------------------------------------------------------------
+/// The `bytes` bytes at shared address `address` of `b`; an error if they are not its own.
+std::byte* shared_pointer(Block& b, std::uint32_t address, std::size_t bytes, const char* name, Loc loc);
+
+}  // namespace dsv4::simt
