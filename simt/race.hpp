@@ -2,6 +2,9 @@
 // every call below sits behind `if constexpr (race::kEnabled)` and costs nothing.
 #pragma once
 
+#include <dsv4/simt/loc.hpp>
+
+#include <cstddef>
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -39,6 +42,11 @@ void release(Thread& t, Clock& into);
 void acquire(Thread& t, const Clock& from);
 /// Every lane of mask learns what every other knows.
 void warp_sync(Thread* const* lanes, std::uint32_t mask);
+
+/// An access that the machine makes on behalf of `t` (ldmatrix, cp.async, ...), as if t's code had made it at
+/// `loc`. Shared memory of t's gang; global memory.
+void shared_access(Thread& t, const void* p, std::size_t bytes, bool write, Loc loc);
+void global_access(Thread& t, const void* p, std::size_t bytes, bool write, Loc loc);
 
 }  // namespace race
 }  // namespace dsv4::simt
