@@ -8,11 +8,6 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-// void dsv4_simt_switch(void** from_sp, void* to_sp): pushes the callee-saved registers, swaps the stack
-// pointer and pops them. A function of an assembler file to the compiler: it knows that caller-saved
-// registers change.
-extern "C" void dsv4_simt_switch(void** from_sp, void* to_sp);
-
 #if defined(__x86_64__)
 __asm__(R"(
 .text
@@ -81,10 +76,11 @@ dsv4_simt_switch:
 #endif
 
 namespace dsv4::simt {
-namespace {
 
 #if defined(DSV4_SIMT_ASAN)
-thread_local constinit Context* asan_from = nullptr;
+namespace detail {
+
+static thread_local constinit Context* asan_from = nullptr;
 
 void before_switch(Context& from, Context& to, bool dying) {
   asan_from = &from;
@@ -99,14 +95,9 @@ void after_switch(Context* self) {
     asan_from->stack_bytes = bytes;
   }
 }
-#else
-void before_switch(Context&, Context&, bool) {}
-void after_switch(Context*) {}
+
+}  // namespace detail
 #endif
-
-}  // namespace
-
-void context_started() { after_switch(nullptr); }
 
 void make_context(Context& c, void* low, std::size_t bytes, void (*entry)()) {
   c.stack_low = low;
@@ -127,12 +118,6 @@ void make_context(Context& c, void* low, std::size_t bytes, void (*entry)()) {
   p[11] = reinterpret_cast<void*>(entry);  // x30
 #endif
   c.sp = p;
-}
-
-void switch_context(Context& from, Context& to, bool dying) {
-  before_switch(from, to, dying);
-  dsv4_simt_switch(&from.sp, to.sp);
-  after_switch(&from);
 }
 
 }  // namespace dsv4::simt

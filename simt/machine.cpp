@@ -91,11 +91,6 @@ void fail(const char* format, ...) {
 }
 
 // ---- scheduling ------------------------------------------------------------------------------------------
-void make_ready(Gang& gang, Thread& t) {
-  t.state = State::kReady;
-  gang.ring[gang.tail++ & (gang.ring.size() - 1)] = &t;
-}
-
 namespace {
 
 void run_deferred(Gang& gang, std::size_t i) {
@@ -104,47 +99,18 @@ void run_deferred(Gang& gang, std::size_t i) {
   work();
 }
 
-// The next thread to run. Deferred work is done when every thread is blocked: the latest legal moment.
-Thread& pop_ready(Gang& gang) {
+}  // namespace
+
+void detail::run_until_ready(Gang& gang) {
   while (gang.head == gang.tail) {
     if (gang.deferred.empty()) abandon(gang, "DEADLOCK: no thread can run" + describe_waits(gang));
     run_deferred(gang, gang.options->async == Async::kRandom ? gang.random() % gang.deferred.size() : 0);
   }
-  const std::uint64_t mask = gang.ring.size() - 1;
-  if (gang.options->schedule == Schedule::kLifo) return *gang.ring[--gang.tail & mask];
-  if (gang.options->schedule == Schedule::kRandom)
-    std::swap(gang.ring[gang.head & mask],
-              gang.ring[(gang.head + gang.random() % (gang.tail - gang.head)) & mask]);
-  return *gang.ring[gang.head++ & mask];
-}
-
-void switch_to(Thread& from, Thread& to, bool dying) {
-  to.state = State::kRunning;
-  to.fresh = false;
-  current = &to;
-  ++to.block->gang->counters.switches;
-  switch_context(from.context, to.context, dying);
-}
-
-}  // namespace
-
-void wait_here(const char* name, Loc loc, std::uint64_t a, std::uint64_t b) {
-  Thread& me = *current;
-  me.wait_name = name;
-  me.wait_loc = loc;
-  me.wait_a = a;
-  me.wait_b = b;
-  Thread& next = pop_ready(*me.block->gang);
-  if (&next == &me) {
-    me.state = State::kRunning;
-    return;
-  }
-  switch_to(me, next, false);
 }
 
 void leave() {
   Thread& me = *current;
-  switch_to(me, pop_ready(*me.block->gang), true);
+  detail::switch_to(me, detail::pop_ready(*me.block->gang), true);
   std::abort();
 }
 
@@ -180,52 +146,24 @@ bool execute_at_issue(Gang& gang) {
 void defer(Gang& gang, std::function<void()> work) { gang.deferred.push_back(std::move(work)); }
 
 // ---- warps -----------------------------------------------------------------------------------------------
-bool detail::meet_arrive(std::uint32_t mask, std::uint32_t op, const char* name, void* operand, Loc loc) {
-  Thread& me = *current;
-  Warp& w = *me.warp;
-  if (!((mask >> me.lane) & 1)) [[unlikely]]
+void detail::bad_mask(std::uint32_t mask, const char* name, Loc loc) {
+  if (!((mask >> current->lane) & 1))
     fail("%s: mask 0x%08x does not name the calling lane (%s:%u)", name, mask, loc.file, loc.line);
-  if (mask & ~w.alive) [[unlikely]]
-    fail(
-        "WARP DIVERGENCE: %s: mask 0x%08x names lanes that do not exist or have exited (there are 0x%08x) "
-        "(%s:%u)",
-        name, mask, w.alive, loc.file, loc.line);
-  w.operand[me.lane] = operand;
-  Rendezvous* r = nullptr;
-  for (std::uint32_t i = 0; i < w.pending_count; ++i)
-    if (w.pending[i].mask == mask) {
-      r = &w.pending[i];
-      break;
-    }
-  if (!r) {
-    r = &w.pending[w.pending_count++];
-    *r = {mask, 0, op, name, loc};
-  } else if (r->op != op || ((r->arrived >> me.lane) & 1)) [[unlikely]] {
-    fail("WARP DIVERGENCE: lanes 0x%08x are at %s (%s:%u), this lane is at %s (%s:%u)", r->arrived, r->name,
-         r->loc.file, r->loc.line, name, loc.file, loc.line);
-  }
-  r->arrived |= 1u << me.lane;
-  if (r->arrived == mask) {
-    *r = w.pending[--w.pending_count];
-    ++me.block->gang->counters.warp_collectives;
-    return true;
-  }
-  me.state = State::kWaiting;
-  wait_here(name, loc, mask);
-  return false;
+  fail(
+      "WARP DIVERGENCE: %s: mask 0x%08x names lanes that do not exist or have exited (there are 0x%08x) "
+      "(%s:%u)",
+      name, mask, current->warp->alive, loc.file, loc.line);
 }
 
-void detail::meet_release(std::uint32_t mask) {
-  Thread& me = *current;
-  Gang& gang = *me.block->gang;
-  progress(gang);
-  for (std::uint32_t m = mask & ~(1u << me.lane); m; m &= m - 1)
-    make_ready(gang, *me.warp->lane[__builtin_ctz(m)]);
+void detail::divergence(const Rendezvous& there, const char* name, Loc loc) {
+  fail("WARP DIVERGENCE: lanes 0x%08x are at %s (%s:%u), this lane is at %s (%s:%u)", there.arrived,
+       there.name, there.loc.file, there.loc.line, name, loc.file, loc.line);
 }
 
 // ---- barriers --------------------------------------------------------------------------------------------
-int arrive(Barrier& barrier, Gang& gang, std::uint32_t expected, bool wait, BarrierReduce reduce, bool value,
-           const char* name, std::uint32_t id, Loc loc) {
+[[gnu::always_inline]] static inline int arrive_inline(Barrier& barrier, Gang& gang, std::uint32_t expected,
+                                                       bool wait, BarrierReduce reduce, bool value,
+                                                       const char* name, std::uint32_t id, Loc loc) {
   Thread& me = *current;
   if (!barrier.arrived) {
     barrier.expected = expected;
@@ -251,6 +189,7 @@ int arrive(Barrier& barrier, Gang& gang, std::uint32_t expected, bool wait, Barr
   }
   if constexpr (race::kEnabled) race::release(me, barrier.clock);
   if (++barrier.arrived == expected) {
+    if (&barrier != &gang.cluster_barrier) ++gang.counters.barriers;
     if constexpr (race::kEnabled)
       if (wait) race::acquire(me, barrier.clock);
     const int result = barrier.result = barrier.accumulated;
@@ -278,6 +217,27 @@ int arrive(Barrier& barrier, Gang& gang, std::uint32_t expected, bool wait, Barr
   return barrier.result;
 }
 
+int arrive(Barrier& barrier, Gang& gang, std::uint32_t expected, bool wait, BarrierReduce reduce, bool value,
+           const char* name, std::uint32_t id, Loc loc) {
+  return arrive_inline(barrier, gang, expected, wait, reduce, value, name, id, loc);
+}
+
+namespace {
+[[noreturn, gnu::noinline]] void missing_threads(const Block& b, const char* name, Loc loc) {
+  fail("BARRIER DIVERGENCE: %s at %s:%u while %u threads of the block have already exited", name, loc.file,
+       loc.line, b.thread_count - b.alive);
+}
+}  // namespace
+
+void sync_block(Loc loc) {
+  Block& b = *current->block;
+  if (b.alive != b.thread_count) [[unlikely]]
+    missing_threads(b, "__syncthreads", loc);
+  Barrier& bar = b.barriers[0];
+  bar.whole_block = true;
+  arrive_inline(bar, *b.gang, b.thread_count, true, BarrierReduce::kNone, false, "__syncthreads", 0, loc);
+}
+
 int barrier(std::uint32_t id, std::uint32_t threads, bool wait, BarrierReduce reduce, bool value,
             const char* name, Loc loc) {
   Block& b = *current->block;
@@ -285,18 +245,14 @@ int barrier(std::uint32_t id, std::uint32_t threads, bool wait, BarrierReduce re
   const bool whole_block = threads == 0;
   if (whole_block) {
     threads = b.thread_count;
-    if (b.alive != b.thread_count)
-      fail("BARRIER DIVERGENCE: %s at %s:%u while %u threads of the block have already exited", name,
-           loc.file, loc.line, b.thread_count - b.alive);
+    if (b.alive != b.thread_count) missing_threads(b, name, loc);
   } else if (threads % kWarp != 0 || threads > b.thread_count) {
     fail("%s: %u threads; a barrier counts whole warps of the block's %u threads (%s:%u)", name, threads,
          b.thread_count, loc.file, loc.line);
   }
   Barrier& bar = b.barriers[id];
   bar.whole_block = whole_block;
-  const bool completes = bar.arrived + 1 == threads;
-  if (completes) ++b.gang->counters.barriers;
-  return arrive(bar, *b.gang, threads, wait, reduce, value, name, id, loc);
+  return arrive_inline(bar, *b.gang, threads, wait, reduce, value, name, id, loc);
 }
 
 // ---- shared memory ---------------------------------------------------------------------------------------

@@ -39,22 +39,23 @@ struct Gang;
 
 enum class State : std::uint8_t { kReady, kRunning, kWaiting, kDone };
 
-/// One CUDA thread.
-struct Thread {
+/// One CUDA thread. What a switch touches comes first, in two cache lines.
+struct alignas(64) Thread {
   Context context;
-  State state = State::kReady;
-  bool fresh = true;         // has not run yet
-  std::uint32_t linear = 0;  // in its block
-  std::uint32_t lane = 0;
-  std::uint32_t warp_id = 0;
-  Index3 idx;
   Warp* warp = nullptr;
   Block* block = nullptr;
   Thread* next_waiter = nullptr;
+  std::uint32_t lane = 0;
+  State state = State::kReady;
+  bool fresh = true;  // has not run yet
   // What it waits for, for reports.
   const char* wait_name = "";
   Loc wait_loc;
   std::uint64_t wait_a = 0, wait_b = 0;
+
+  std::uint32_t linear = 0;  // in its block
+  std::uint32_t warp_id = 0;
+  Index3 idx;
   AsyncState async;  // its cp.async, bulk and wgmma groups in flight
 };
 
@@ -131,9 +132,46 @@ struct Gang {
 extern thread_local constinit Thread* current;
 
 // ---- scheduling ------------------------------------------------------------------------------------------
-void make_ready(Gang& gang, Thread& t);
+inline void make_ready(Gang& gang, Thread& t) {
+  t.state = State::kReady;
+  gang.ring[gang.tail++ & (gang.ring.size() - 1)] = &t;
+}
+namespace detail {
+// Nothing is ready: deferred work is done, the latest legal moment; with none left it is a DEADLOCK.
+void run_until_ready(Gang& gang);
+inline Thread& pop_ready(Gang& gang) {
+  if (gang.head == gang.tail) [[unlikely]]
+    run_until_ready(gang);
+  const std::uint64_t mask = gang.ring.size() - 1;
+  if (gang.options->schedule == Schedule::kLifo) return *gang.ring[--gang.tail & mask];
+  if (gang.options->schedule == Schedule::kRandom)
+    std::swap(gang.ring[gang.head & mask],
+              gang.ring[(gang.head + gang.random() % (gang.tail - gang.head)) & mask]);
+  return *gang.ring[gang.head++ & mask];
+}
+[[gnu::always_inline]] inline void switch_to(Thread& from, Thread& to, bool dying) {
+  to.state = State::kRunning;
+  to.fresh = false;
+  current = &to;
+  ++to.block->gang->counters.switches;
+  switch_context(from.context, to.context, dying);
+}
+}  // namespace detail
 /// The caller, already on somebody's list of waiters, sleeps until made ready. The words are for reports.
-void wait_here(const char* name, Loc loc, std::uint64_t a = 0, std::uint64_t b = 0);
+[[gnu::always_inline]] inline void wait_here(const char* name, Loc loc, std::uint64_t a = 0,
+                                             std::uint64_t b = 0) {
+  Thread& me = *current;
+  me.wait_name = name;
+  me.wait_loc = loc;
+  me.wait_a = a;
+  me.wait_b = b;
+  Thread& next = detail::pop_ready(*me.block->gang);
+  if (&next == &me) {
+    me.state = State::kRunning;
+    return;
+  }
+  detail::switch_to(me, next, false);
+}
 /// The caller has exited: others go on, and it is never resumed.
 [[noreturn]] void leave();
 /// Something happened that a polling thread may be waiting for.
@@ -150,21 +188,44 @@ std::string describe(const Thread& t);
 std::string describe_waits(const Gang& gang);
 
 // ---- rendezvous ------------------------------------------------------------------------------------------
+namespace detail {
+[[noreturn]] void bad_mask(std::uint32_t mask, const char* name, Loc loc);
+[[noreturn]] void divergence(const Rendezvous& there, const char* name, Loc loc);
+}  // namespace detail
 /// The lanes of `mask` meet; the last to arrive calls execute(operand of lane i at [i], warp) for all, then
 /// all go on. Different operations at one mask, a lane outside it, or an exited lane in it are errors. `op`
 /// tells operations apart that share a name.
 template <class Execute>
-void meet(std::uint32_t mask, std::uint32_t op, const char* name, void* operand, Loc loc, Execute&& execute);
-namespace detail {
-// The last lane gets true, and must then call meet_release.
-bool meet_arrive(std::uint32_t mask, std::uint32_t op, const char* name, void* operand, Loc loc);
-void meet_release(std::uint32_t mask);
-}  // namespace detail
-template <class Execute>
-void meet(std::uint32_t mask, std::uint32_t op, const char* name, void* operand, Loc loc, Execute&& execute) {
-  if (!detail::meet_arrive(mask, op, name, operand, loc)) return;
-  execute(current->warp->operand, *current->warp);
-  detail::meet_release(mask);
+[[gnu::always_inline]] inline void meet(std::uint32_t mask, std::uint32_t op, const char* name, void* operand,
+                                        Loc loc, Execute&& execute) {
+  Thread& me = *current;
+  Warp& w = *me.warp;
+  if (!((mask >> me.lane) & 1) || (mask & ~w.alive)) [[unlikely]]
+    detail::bad_mask(mask, name, loc);
+  w.operand[me.lane] = operand;
+  Rendezvous* r = nullptr;
+  for (std::uint32_t i = 0; i < w.pending_count; ++i)
+    if (w.pending[i].mask == mask) {
+      r = &w.pending[i];
+      break;
+    }
+  if (!r) {
+    r = &w.pending[w.pending_count++];
+    *r = {mask, 0, op, name, loc};
+  } else if (r->op != op || ((r->arrived >> me.lane) & 1)) [[unlikely]] {
+    detail::divergence(*r, name, loc);
+  }
+  r->arrived |= 1u << me.lane;
+  if (r->arrived != mask) {
+    me.state = State::kWaiting;
+    return wait_here(name, loc, mask);
+  }
+  *r = w.pending[--w.pending_count];
+  Gang& gang = *me.block->gang;
+  ++gang.counters.warp_collectives;
+  execute(w.operand, w);
+  progress(gang);
+  for (std::uint32_t m = mask & ~(1u << me.lane); m; m &= m - 1) make_ready(gang, *w.lane[__builtin_ctz(m)]);
 }
 /// Operation numbers of meet().
 enum Op : std::uint32_t {

@@ -1,8 +1,6 @@
 // Shuffles, votes, reductions and matches: the last lane of a mask to arrive computes for all.
 #include "simt/machine.hpp"
 
-#include <cstring>
-
 namespace dsv4::simt {
 namespace {
 
@@ -13,31 +11,23 @@ void for_each_lane(std::uint32_t mask, F&& f) {
 
 }  // namespace
 
-void shuffle(std::uint32_t mask, void* value, std::size_t bytes, int source, bool in_range, const char* name,
-             Loc loc) {
+// Few arguments, all in registers: a lane's switch away and back costs less than spilling more would.
+std::uint64_t shuffle(std::uint32_t mask, std::uint64_t value, int source, const char* name, Loc loc) {
   struct Operand {
-    void* value;
+    std::uint64_t value, received;
     int source;
-    bool in_range;
-    std::uint32_t bytes;
-    std::byte before[16];
-  } mine{value, source, in_range, static_cast<std::uint32_t>(bytes), {}};
-  if (bytes > sizeof mine.before) fail("%s: %zu bytes; a shuffle moves at most 16", name, bytes);
-  std::memcpy(mine.before, value, bytes);
+  } mine{value, value, source};
   meet(mask, kOpShuffle, name, &mine, loc, [&](void** operand, Warp&) {
     for_each_lane(mask, [&](int lane) {
       auto& to = *static_cast<Operand*>(operand[lane]);
-      if (!to.in_range) return;
-      if (!((mask >> to.source) & 1))
+      if (to.source < 0) return;
+      if (!((mask >> to.source) & 1)) [[unlikely]]
         fail("%s: lane %d reads lane %d, which is not in mask 0x%08x (%s:%u)", name, lane, to.source, mask,
              loc.file, loc.line);
-      const auto& from = *static_cast<const Operand*>(operand[to.source]);
-      if (from.bytes != to.bytes)
-        fail("%s: lanes %d and %d shuffle values of different sizes (%s:%u)", name, lane, to.source, loc.file,
-             loc.line);
-      std::memcpy(to.value, from.before, to.bytes);
+      to.received = static_cast<const Operand*>(operand[to.source])->value;
     });
   });
+  return mine.received;
 }
 
 std::uint32_t ballot(std::uint32_t mask, bool predicate, const char* name, Loc loc) {

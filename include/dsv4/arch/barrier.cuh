@@ -11,7 +11,7 @@ namespace dsv4::arch::inline DSV4_FLAVOUR {
 /// Barrier of all threads of the block; orders their memory accesses.
 DSV4_DEVICE void sync_threads(DSV4_LOC_ONLY) {
 #if defined(DSV4_SIMT_EMULATION)
-  simt::barrier(0, 0, true, simt::BarrierReduce::kNone, false, "__syncthreads", loc);
+  simt::sync_block(loc);
 #else
   __syncthreads();
 #endif

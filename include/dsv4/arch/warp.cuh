@@ -7,6 +7,7 @@
 #include <dsv4/arch/index.cuh>
 
 #include <cstdint>
+#include <cstring>
 
 namespace dsv4::arch::inline DSV4_FLAVOUR {
 
@@ -15,7 +16,10 @@ namespace detail {
 template <class T>
 T shuffle(T value, int source, bool in_range, unsigned mask, const char* name, simt::Loc loc) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8, "a shuffle moves 4 or 8 bytes");
-  simt::shuffle(mask, &value, sizeof value, source & 31, in_range, name, loc);
+  std::uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
+  bits = simt::shuffle(mask, bits, in_range ? source & 31 : -1, name, loc);
+  std::memcpy(&value, &bits, sizeof value);
   return value;
 }
 }  // namespace detail

@@ -19,9 +19,8 @@ Index3 grid_dim();
 int lane_id();
 
 // ---- warp ------------------------------------------------------------------------------------------------
-/// value (bytes long) becomes that of lane `source`; unchanged where !in_range. Every lane of mask calls.
-void shuffle(std::uint32_t mask, void* value, std::size_t bytes, int source, bool in_range, const char* name,
-             Loc loc);
+/// The value of lane `source`; the own value where source < 0. Every lane of mask calls.
+std::uint64_t shuffle(std::uint32_t mask, std::uint64_t value, int source, const char* name, Loc loc);
 /// Bit i = predicate of lane i, for the lanes of mask.
 std::uint32_t ballot(std::uint32_t mask, bool predicate, const char* name, Loc loc);
 enum class Reduce : std::uint8_t { kAdd, kMinU, kMaxU, kMinS, kMaxS, kAnd, kOr, kXor };
@@ -37,6 +36,8 @@ void sync_warp(std::uint32_t mask, Loc loc);
 
 // ---- block -----------------------------------------------------------------------------------------------
 enum class BarrierReduce : std::uint8_t { kNone, kOr, kAnd, kCount };
+/// __syncthreads(): barrier 0 of all threads of the block.
+void sync_block(Loc loc);
 /// Barrier `id` of the block for `threads` threads (0 = all). wait = false arrives only. Returns the
 /// reduction of `value` over the threads (kOr and kAnd 0 or 1).
 int barrier(std::uint32_t id, std::uint32_t threads, bool wait, BarrierReduce reduce, bool value,
