@@ -1,6 +1,7 @@
 // Asynchronous operations in flight: of one thread (cp.async, bulk copies, wgmma), and of one mbarrier.
 #pragma once
 
+#include "simt/cp_async.hpp"
 #include "simt/race.hpp"
 
 #include <cstdint>
@@ -10,7 +11,9 @@ namespace dsv4::simt {
 struct Thread;
 
 struct AsyncState {
-  void reset() {}
+  CopiesInFlight cp_async;
+
+  void reset() { cp_async.reset(); }
 };
 
 /// An initialised mbarrier; its counts live in its 8 shared bytes.
