@@ -48,5 +48,25 @@ void warp_sync(Thread* const* lanes, std::uint32_t mask);
 void shared_access(Thread& t, const void* p, std::size_t bytes, bool write, Loc loc);
 void global_access(Thread& t, const void* p, std::size_t bytes, bool write, Loc loc);
 
+/// What `t` knows now; t's own count advances. For work that t issues and the machine does later.
+Clock snapshot(Thread& t);
+/// into |= from.
+void join(Clock& into, const Clock& from);
+/// fence.proxy.async: t's writes so far may be read by the async proxy (TMA, bulk copies, wgmma).
+void proxy_fence(Thread& t);
+/// Accesses of the async proxy in work that `t` issued when it knew `issued`. Shared memory last written by
+/// a plain store (shared_access included) whose thread has not called proxy_fence since is an error.
+void async_shared_access(Thread& t, const Clock& issued, const void* p, std::size_t bytes, bool write,
+                         Loc loc);
+void async_global_access(Thread& t, const Clock& issued, const void* p, std::size_t bytes, bool write,
+                         Loc loc);
+
+/// A moment of a thread, and whether `t` has synchronised with it or a later one.
+struct Moment {
+  std::uint32_t gang = 0, thread = 0, count = 0;
+};
+Moment now(const Thread& t);
+bool knows(const Thread& t, const Moment& m);
+
 }  // namespace race
 }  // namespace dsv4::simt
