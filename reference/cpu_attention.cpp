@@ -58,9 +58,16 @@ typename CpuBackend<T>::Rows CpuBackend<T>::attn_q_lora(const AttentionWeights& 
 }
 
 template <class T>
+typename CpuBackend<T>::Rows CpuBackend<T>::project_heads(const WeightView& w, const Rows& qr, int heads,
+                                                          int head_dim) {
+  Rows q(qr.rows(), heads, head_dim);
+  linear_into(q.data(), q.cols(), w, operand(qr, dsv4::linear::quantises_activations(w.type)));
+  return q;
+}
+
+template <class T>
 typename CpuBackend<T>::Rows CpuBackend<T>::attn_q_proj(const AttentionWeights& w, const Rows& qr, int b) {
-  Rows q(qr.rows(), config_.heads, kHeadDim);
-  linear_into(q.data(), q.cols(), w.wq_b, operand(qr, dsv4::linear::quantises_activations(w.wq_b.type)));
+  Rows q = project_heads(w.wq_b, qr, config_.heads, kHeadDim);
   pool_.run(q.rows() * config_.heads, grain_of(4 * kHeadDim),
             [&](std::int64_t begin, std::int64_t end, Scratch&) {
               for (std::int64_t i = begin; i < end; ++i)
@@ -178,9 +185,7 @@ void CpuBackend<T>::attn_select_all(Selected& selected, const Batch& batch) {
 template <class T>
 typename CpuBackend<T>::Rows CpuBackend<T>::attn_index_query(const AttentionWeights& w, const Rows& qr,
                                                              int b) {
-  Rows q(qr.rows(), config_.index_heads, kIndexDim);
-  linear_into(q.data(), q.cols(), w.indexer.wq_b,
-              operand(qr, dsv4::linear::quantises_activations(w.indexer.wq_b.type)));
+  Rows q = project_heads(w.indexer.wq_b, qr, config_.index_heads, kIndexDim);
   pool_.run(q.rows() * config_.index_heads, grain_of(16 * kIndexDim),
             [&](std::int64_t begin, std::int64_t end, Scratch&) {
               float scratch[kIndexDim];
@@ -298,6 +303,11 @@ typename CpuBackend<T>::Rows CpuBackend<T>::attn_out_proj(const AttentionWeights
                 attention::rotate_back(kCoop, o.data() + i * kHeadDim, angles(b, i / config_.heads), kHeadDim,
                                        kRopeDim);
             });
+  return project_output(w, o);
+}
+
+template <class T>
+typename CpuBackend<T>::Rows CpuBackend<T>::project_output(const AttentionWeights& w, const Rows& o) {
   const std::int64_t rank = config_.o_lora_rank;
   Rows low(o.rows(), config_.o_groups, rank);
   const Operand heads = operand(o, false);  // not quantised, whatever Wo_a is stored as

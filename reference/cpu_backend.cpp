@@ -214,15 +214,21 @@ typename CpuBackend<T>::Streams CpuBackend<T>::mtp_input(const MtpWeights& w, co
 }
 
 template <class T>
-Tensor<float> CpuBackend<T>::lm_head(const WeightView& head, const Rows& x, const Batch& batch) {
-  std::int64_t sequences = 0;
-  for (const Segment& s : batch.segments) sequences += s.count > 0;
-  Rows last(sequences, x.cols());
-  std::int64_t i = 0;
+std::vector<std::int32_t> CpuBackend<T>::last_rows(const Batch& batch) {
+  std::vector<std::int32_t> rows;
   for (const Segment& s : batch.segments)
-    if (s.count > 0)
-      std::memcpy(last.row(i++), x.row(s.first + s.count - 1),
-                  static_cast<std::size_t>(x.cols()) * sizeof(T));
+    if (s.count > 0) rows.push_back(static_cast<std::int32_t>(s.first + s.count - 1));
+  return rows;
+}
+
+template <class T>
+Tensor<float> CpuBackend<T>::lm_head(const WeightView& head, const Rows& x, const Batch& batch) {
+  const std::vector<std::int32_t> row_of = last_rows(batch);
+  const auto sequences = static_cast<std::int64_t>(row_of.size());
+  Rows last(sequences, x.cols());
+  for (std::int64_t i = 0; i < sequences; ++i)
+    std::memcpy(last.row(i), x.row(row_of[static_cast<std::size_t>(i)]),
+                static_cast<std::size_t>(x.cols()) * sizeof(T));
   const Operand rows = operand(last, false);
   Tensor<float> logits(sequences, head.rows);
   const std::int64_t blocks = blocks_of(head.rows, kRowBlock);

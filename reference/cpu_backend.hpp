@@ -39,6 +39,7 @@ class CpuBackend {
 
   /// threads 0 = one for each hardware thread.
   explicit CpuBackend(const ModelConfig& config, int threads = 0);
+  virtual ~CpuBackend() = default;
 
   const ModelConfig& config() const { return config_; }
   int threads() const { return pool_.threads(); }
@@ -76,7 +77,7 @@ class CpuBackend {
                     const Streams& s);
   Tensor<float> lm_head(const WeightView& head, const Rows& x, const Batch& batch);
 
- private:
+ protected:
   // Activations of a linear as f32 rows: quantised to FP8 and back where the weights ask for it, else as they
   // are.
   struct Operand {
@@ -84,7 +85,7 @@ class CpuBackend {
     linear::RowsF32 rows;
     std::int64_t count;
   };
-  Operand operand(const T* x, std::int64_t rows, std::int64_t cols, bool quantise);
+  virtual Operand operand(const T* x, std::int64_t rows, std::int64_t cols, bool quantise);
   Operand operand(const Rows& x, bool quantise);
 
   // y[t * stride + n] = round( x[t] . w[n] ) for all rows of both.
@@ -92,7 +93,20 @@ class CpuBackend {
   void linear_into(TOut* y, std::int64_t stride, const WeightView& w, const Operand& x);
   // The same into rows of their own, with the activation quantisation that w asks for.
   Rows linear(const WeightView& w, const Rows& x);
+  // [T, heads, head_dim]: queries before their norm, rotation or transform.
+  Rows project_heads(const WeightView& w, const Rows& qr, int heads, int head_dim);
+  // Heads, rotated back, through Wo_a by groups and Wo_b.
+  Rows project_output(const AttentionWeights& w, const Rows& o);
 
+  // Row of the last token of every sequence that got a token, in batch order.
+  static std::vector<std::int32_t> last_rows(const Batch& batch);
+
+  // Frequencies of both RoPE kinds: 0 = ratio 0 (no YaRN), 1 = ratio 4 and 128.
+  const std::array<float, kRopeDim / 2>& frequencies(int b) const {
+    return freq_[config_.kind(b) == LayerKind::kSwa ? 0 : 1];
+  }
+
+ private:
   // A run of consecutive rows that one expert computes.
   struct ExpertRun {
     const ExpertWeights* w;
@@ -108,7 +122,7 @@ class CpuBackend {
 
   ModelConfig config_;
   ThreadPool pool_;
-  // Frequencies and the batch's angles of both RoPE kinds: 0 = ratio 0 (no YaRN), 1 = ratio 4 and 128.
+  // Frequencies and the batch's angles of both RoPE kinds, as `frequencies` numbers them.
   std::array<std::array<float, kRopeDim / 2>, 2> freq_{};
   std::array<Tensor<math::SinCos>, 2> angles_;
 };
