@@ -1,9 +1,11 @@
 # Every public header compiles alone and included twice, without a warning:
 #   include/dsv4/**/*.hpp and *.h   as a user of dsv4::headers sees them (include/ alone on the path, no -march)
+#   include/dsv4/**/*.cuh           in the SIMT flavour (so are the headers of simt/); in the CUDA flavour, by nvcc
 #   reference/**/*.hpp              as a user of dsv4::reference sees them
-# One ctest entry runs the compiler with -fsyntax-only, as many at a time as there are processors.
+# One ctest entry for the host compiler and one for nvcc; as many headers at a time as there are processors.
 #
-# This file is both the module (dsv4_add_header_self_test()) and, run as `cmake -P`, the test itself.
+# This file is both the module (dsv4_add_header_self_test(), dsv4_add_cuda_header_self_test()) and, run as `cmake -P`,
+# the test itself.
 if(CMAKE_SCRIPT_MODE_FILE)
   cmake_minimum_required(VERSION 3.25)
   include("${SETTINGS}")
@@ -20,7 +22,7 @@ if(CMAKE_SCRIPT_MODE_FILE)
   function(check_batch)
     set(commands "")
     foreach(item IN LISTS batch)
-      list(APPEND commands COMMAND ${DSV4_COMPILER} ${flags} -fsyntax-only -x c++ "${item}")
+      list(APPEND commands COMMAND ${DSV4_COMPILER} ${flags} "${item}" -o "${item}.out")
     endforeach()
     execute_process(${commands} RESULTS_VARIABLE results OUTPUT_QUIET ERROR_VARIABLE errors)
     foreach(item result IN ZIP_LISTS batch results)
@@ -61,11 +63,28 @@ if(CMAKE_SCRIPT_MODE_FILE)
 
   cmake_host_system_information(RESULT JOBS QUERY NUMBER_OF_LOGICAL_CORES)
   file(REMOVE_RECURSE "${WORK_DIR}")
-  file(GLOB_RECURSE headers "${DSV4_SOURCE_DIR}/include/dsv4/*.hpp" "${DSV4_SOURCE_DIR}/include/dsv4/*.h")
-  check_headers("${DSV4_SOURCE_DIR}/include" "${DSV4_HEADERS_FLAGS}" ${headers})
-  file(GLOB_RECURSE headers "${DSV4_SOURCE_DIR}/reference/*.hpp")
-  check_headers("${DSV4_SOURCE_DIR}" "${DSV4_REFERENCE_FLAGS}" ${headers})
+  set(include "${DSV4_SOURCE_DIR}/include")
+  if(DSV4_HEADERS_FLAGS)
+    file(GLOB_RECURSE headers "${include}/dsv4/*.hpp" "${include}/dsv4/*.h")
+    list(FILTER headers EXCLUDE REGEX "/dsv4/simt/")
+    check_headers("${include}" "${DSV4_HEADERS_FLAGS}" ${headers})
+  endif()
+  if(DSV4_REFERENCE_FLAGS)
+    file(GLOB_RECURSE headers "${DSV4_SOURCE_DIR}/reference/*.hpp")
+    check_headers("${DSV4_SOURCE_DIR}" "${DSV4_REFERENCE_FLAGS}" ${headers})
+  endif()
+  if(DSV4_DEVICE_FLAGS)
+    file(GLOB_RECURSE headers "${include}/dsv4/*.cuh")
+    if(DSV4_HEADERS_FLAGS) # the SIMT machine's headers belong to its flavour
+      file(GLOB_RECURSE simt_headers "${include}/dsv4/simt/*.hpp")
+      list(APPEND headers ${simt_headers})
+    endif()
+    check_headers("${include}" "${DSV4_DEVICE_FLAGS}" ${headers})
+  endif()
 
+  if(checked EQUAL 0)
+    message(FATAL_ERROR "header_self_test: no headers below ${DSV4_SOURCE_DIR}")
+  endif()
   if(failures GREATER 0)
     message(FATAL_ERROR "header_self_test: ${failures} of ${checked} headers failed")
   endif()
@@ -74,6 +93,18 @@ if(CMAKE_SCRIPT_MODE_FILE)
 endif()
 
 include_guard(GLOBAL)
+
+# Adds the test `name` with the settings `ARGN` (lines of CMake).
+function(dsv4_add_header_test name label)
+  set(settings "${CMAKE_CURRENT_BINARY_DIR}/${name}.$<CONFIG>.cmake")
+  list(JOIN ARGN "\n" lines)
+  file(GENERATE OUTPUT "${settings}" CONTENT "set(DSV4_SOURCE_DIR [==[${PROJECT_SOURCE_DIR}]==])\n${lines}\n")
+  add_test(
+    NAME ${name} COMMAND ${CMAKE_COMMAND} -D "SETTINGS=${settings}" -D "WORK_DIR=${CMAKE_CURRENT_BINARY_DIR}/${name}"
+                         -P ${PROJECT_SOURCE_DIR}/cmake/Dsv4HeaderSelfTest.cmake)
+  cmake_host_system_information(RESULT cores QUERY NUMBER_OF_LOGICAL_CORES)
+  set_tests_properties(${name} PROPERTIES LABELS ${label} TIMEOUT 1200 PROCESSORS ${cores})
+endfunction()
 
 function(dsv4_add_header_self_test)
   if(NOT CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
@@ -87,23 +118,22 @@ function(dsv4_add_header_self_test)
   if(DSV4_HOST_ARCH)
     set(arch "-march=${DSV4_HOST_ARCH}")
   endif()
-  set(flags -std=c++20 -ffp-contract=off ${DSV4_WARNING_FLAGS} -Werror)
-  set(settings "${CMAKE_CURRENT_BINARY_DIR}/header_self_test.$<CONFIG>.cmake")
-  file(
-    GENERATE
-    OUTPUT "${settings}"
-    CONTENT
-      "set(DSV4_COMPILER [==[${CMAKE_CXX_COMPILER}]==])
-set(DSV4_SOURCE_DIR [==[${PROJECT_SOURCE_DIR}]==])
-set(DSV4_HEADERS_FLAGS [==[${flags};-I${PROJECT_SOURCE_DIR}/include]==])
-set(DSV4_REFERENCE_FLAGS [==[${flags};${arch};-I${PROJECT_SOURCE_DIR};-I${PROJECT_SOURCE_DIR}/include]==])
-set(DSV4_DEPENDENCY_DIRS [==[$<TARGET_PROPERTY:dsv4_header_probe,INCLUDE_DIRECTORIES>]==])
-set(DSV4_IMPLICIT_DIRS [==[${CMAKE_CXX_IMPLICIT_INCLUDE_DIRECTORIES}]==])
-")
-  add_test(
-    NAME header_self_test COMMAND ${CMAKE_COMMAND} -D "SETTINGS=${settings}" -D
-                                  "WORK_DIR=${CMAKE_CURRENT_BINARY_DIR}/header_self_test" -P
-                                  ${PROJECT_SOURCE_DIR}/cmake/Dsv4HeaderSelfTest.cmake)
-  cmake_host_system_information(RESULT cores QUERY NUMBER_OF_LOGICAL_CORES)
-  set_tests_properties(header_self_test PROPERTIES LABELS house TIMEOUT 1200 PROCESSORS ${cores})
+  set(flags -x c++ -fsyntax-only -std=c++20 -ffp-contract=off ${DSV4_WARNING_FLAGS} -Werror)
+  set(include "-I${PROJECT_SOURCE_DIR}/include")
+  dsv4_add_header_test(
+    header_self_test
+    house
+    "set(DSV4_COMPILER [==[${CMAKE_CXX_COMPILER}]==])"
+    "set(DSV4_HEADERS_FLAGS [==[${flags}\;${include}]==])"
+    "set(DSV4_DEVICE_FLAGS [==[${flags}\;-DDSV4_SIMT_EMULATION\;-fno-strict-aliasing\;${include}]==])"
+    "set(DSV4_REFERENCE_FLAGS [==[${flags}\;${arch}\;-I${PROJECT_SOURCE_DIR}\;${include}]==])"
+    "set(DSV4_DEPENDENCY_DIRS [==[$<TARGET_PROPERTY:dsv4_header_probe,INCLUDE_DIRECTORIES>]==])"
+    "set(DSV4_IMPLICIT_DIRS [==[${CMAKE_CXX_IMPLICIT_INCLUDE_DIRECTORIES}]==])")
+endfunction()
+
+function(dsv4_add_cuda_header_self_test)
+  # To PTX only: both of nvcc's passes read the header, and nothing is instantiated that ptxas could object to.
+  set(flags -x cu -ptx -std=c++20 -arch=compute_90a -fmad=false -Werror all-warnings)
+  dsv4_add_header_test(cuda_header_self_test nvcc "set(DSV4_COMPILER [==[${CMAKE_CUDA_COMPILER}]==])"
+                       "set(DSV4_DEVICE_FLAGS [==[${flags}\;-I${PROJECT_SOURCE_DIR}/include]==])")
 endfunction()
