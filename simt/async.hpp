@@ -1,10 +1,9 @@
-// Asynchronous operations in flight: of one thread (cp.async, bulk copies, wgmma), and of one mbarrier.
+// Asynchronous operations of one thread: cp.async, bulk copies, wgmma.
 #pragma once
 
+#include "simt/cluster.hpp"
 #include "simt/cp_async.hpp"
-#include "simt/race.hpp"
-
-#include <cstdint>
+#include "simt/mbarrier.hpp"
 
 namespace dsv4::simt {
 
@@ -12,14 +11,12 @@ struct Thread;
 
 struct AsyncState {
   CopiesInFlight cp_async;
+  ClusterArrival cluster;
 
-  void reset() { cp_async.reset(); }
-};
-
-/// An initialised mbarrier; its counts live in its 8 shared bytes.
-struct Mbarrier {
-  Thread* waiters = nullptr;
-  race::Clock accumulating, completed;
+  void reset() {
+    cp_async.reset();
+    cluster.reset();
+  }
 };
 
 /// Called as a thread exits: everything it issued must have been waited for.

@@ -165,6 +165,7 @@ void prepare_block(Worker& w, Block& b, std::size_t i, std::uint64_t linear, std
   b.warps.assign(warps, {});
   b.warpgroups.assign((warps + 3) / 4, {});
   for (Barrier& bar : b.barriers) bar = {};
+  b.cluster_barrier = {};
   b.statics.clear();
   b.mbarriers.clear();
 
@@ -208,7 +209,6 @@ void run_gang(Worker& w, const Launch& launch, const Options& o, std::uint64_t n
   gang.random.seed(o.seed * 0x9e3779b97f4a7c15u + first);
   gang.failed = false;
   gang.deferred.clear();
-  gang.cluster_barrier = {};
   gang.head = gang.tail = gang.polls = 0;
   gang.alive = threads;
   std::size_t ring = 1;

@@ -78,6 +78,7 @@ std::string describe_waits(const Gang& gang) {
       if (const Barrier& bar = b->barriers[i]; bar.arrived)
         out += "\n    " + describe(*b) + " barrier " + std::to_string(i) + ": " +
                std::to_string(bar.arrived) + " of " + std::to_string(bar.expected) + " arrived";
+  for (const Block* b : gang.blocks) out += describe_mbarriers(*b);
   return out;
 }
 
@@ -189,7 +190,7 @@ void detail::divergence(const Rendezvous& there, const char* name, Loc loc) {
   }
   if constexpr (race::kEnabled) race::release(me, barrier.clock);
   if (++barrier.arrived == expected) {
-    if (&barrier != &gang.cluster_barrier) ++gang.counters.barriers;
+    ++gang.counters.barriers;
     if constexpr (race::kEnabled)
       if (wait) race::acquire(me, barrier.clock);
     const int result = barrier.result = barrier.accumulated;

@@ -101,6 +101,7 @@ struct Block {
   std::vector<Warp> warps;
   std::vector<Warpgroup> warpgroups;
   Barrier barriers[kBarriers];
+  ClusterBarrier cluster_barrier;  // of its cluster, in the first block of one
   // Shared memory: one arena, the dynamic part first, then a red zone, then static variables.
   std::byte* shared = nullptr;
   std::size_t dynamic_bytes = 0, shared_bytes = 0, static_top = 0;
@@ -125,7 +126,6 @@ struct Gang {
   std::string error;
   std::mt19937_64 random;
   Counters counters;
-  Barrier cluster_barrier;
 };
 
 /// The CUDA thread that runs on this OS thread; null on the host's side of a launch.
