@@ -1,21 +1,18 @@
 #include "reference/validate/validate.hpp"
 
-#include "reference/batch.hpp"
 #include "reference/cpu_backend.hpp"
 #include "reference/error.hpp"
-#include "reference/forward.hpp"
 #include "reference/json.hpp"
 #include "reference/printable.hpp"
-#include "reference/validate/check_tap.hpp"
 #include "reference/validate/dump.hpp"
 #include "reference/validate/findings.hpp"
+#include "reference/validate/run_calls.hpp"
 #include "reference/weights.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <memory>
-#include <optional>
 
 namespace dsv4::reference::validation {
 
@@ -23,34 +20,18 @@ namespace {
 
 const char* name_of(NumericMode mode) { return mode == NumericMode::kExact ? "exact" : "deploy"; }
 
-[[noreturn]] void fail(const Recording& recording, const Call& call, const Status& status) {
-  throw InputError(fmt::format("{}: {}tokens: {} (value {}, limit {})", recording.file.name(), call.prefix(),
-                               status.what, status.value, status.limit));
-}
-
-template <class T>
-void run_calls(const Model& model, const Recording& recording, const Options& options, int until,
-               std::int64_t calls, Findings& findings, Dump* dump_or_null) {
-  CpuBackend<T> backend(model.config, options.threads);
-  CheckTap<T> tap(model, recording, options.run, until, findings, dump_or_null);
-  const StateOptions state_options{.max_rollback = recording.max_rollback, .mtp = recording.mtp};
-  std::optional<SequenceState> state;
-  for (std::int64_t c = 0; c < calls; ++c) {
-    const Call& call = recording.calls[static_cast<std::size_t>(c)];
-    if (options.progress) options.progress(c, calls);
-    if (call.start == 0)
-      state.emplace(model.config, model.mode, state_options);
-    else if (call.start < state->length())
-      if (const Status s = state->rollback(call.start); !s.ok()) fail(recording, call, s);
-    const Append append{&*state, call.tokens, call.next_tokens};
-    Batch batch;
-    if (const Status s = make_batch(model, {&append, 1}, &batch); !s.ok()) fail(recording, call, s);
-    tap.begin_call(static_cast<int>(c), call.number >= options.first_call);
-    forward(backend, model, batch, tap);
-  }
-}
-
 }  // namespace
+
+void run_on_cpu(const Run& run) {
+  const auto run_as = [&run]<class T>(T) {
+    CpuBackend<T> backend(run.model.config, run.options.threads);
+    run_calls<T>(backend, run);
+  };
+  if (run.recording.mode == NumericMode::kExact)
+    run_as(float{});
+  else
+    run_as(bf16{});
+}
 
 Model load_model_for(const Recording& recording, const std::filesystem::path& weights) {
   const Checkpoint checkpoint = Checkpoint::open(weights);
@@ -89,10 +70,7 @@ Verdict validate_recording(const Model& model, const Recording& recording, const
   Findings findings(recording);
   std::unique_ptr<Dump> dump;
   if (!options.dump.empty()) dump = std::make_unique<Dump>(recording, calls);
-  if (recording.mode == NumericMode::kExact)
-    run_calls<float>(model, recording, options, until, calls, findings, dump.get());
-  else
-    run_calls<bf16>(model, recording, options, until, calls, findings, dump.get());
+  options.runner({model, recording, options, until, calls, findings, dump.get()});
   if (dump != nullptr) dump->write(options.dump);
 
   for (std::size_t c = 0; c < recording.calls.size(); ++c)

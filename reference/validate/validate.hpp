@@ -13,12 +13,20 @@
 
 namespace dsv4::reference::validation {
 
+struct Run;  // run_calls.hpp
+
+/// Runs the calls of a recording through one backend.
+using Runner = void (*)(const Run& run);
+void run_on_cpu(const Run& run);
+
 struct Options {
+  Runner runner = run_on_cpu;
   RunMode run = RunMode::kFree;
   std::string until;            // last tap to compare in each call; "" = all
   std::int64_t first_call = 0;  // numbers of the calls to compare; earlier ones run, later ones do not
   std::int64_t last_call = -1;  // -1 = to the end
   int threads = 0;              // 0 = one for each hardware thread
+  bool fused = false;           // ops: fused ones where there are any
   double tolerance_scale = 1;
   std::filesystem::path dump;  // where to write what was computed; empty = nowhere
   /// Called before each call with its place and how many will run; may be empty.
