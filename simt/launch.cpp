@@ -191,6 +191,7 @@ void prepare_block(Worker& w, Block& b, std::size_t i, std::uint64_t linear, std
     thread.warp->lane[thread.lane] = &thread;
     thread.warp->alive |= 1u << thread.lane;
     thread.async.reset();
+    thread.polled = nullptr;
     // Colouring, in steps of 320 bytes: else every stack top falls into the same set of the cache.
     const std::size_t colour = t * 320 % 8192 / 64 * 64;
     make_context(thread.context, w.stacks.next(), stack_bytes - colour, thread_main);

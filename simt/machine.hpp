@@ -57,6 +57,9 @@ struct alignas(64) Thread {
   std::uint32_t warp_id = 0;
   Index3 idx;
   AsyncState async;  // its cp.async, bulk and wgmma groups in flight
+  // What an ordered load or a failed compare-and-swap found last, to tell a spin.
+  const void* polled = nullptr;
+  std::uint64_t polled_value = 0;
 };
 
 /// A rendezvous of some lanes: one operation at one mask.
