@@ -74,7 +74,8 @@ struct Warp {
   Thread* lane[kWarp] = {};
   std::uint32_t alive = 0;  // lanes that exist and have not exited
   std::uint32_t pending_count = 0;
-  Rendezvous pending[kWarp];  // disjoint masks progress independently
+  Rendezvous pending[kWarp];                              // disjoint masks progress independently
+  std::uint32_t register_changes = 0, max_registers = 0;  // setmaxnreg executed, and the last one's count
   void* operand[kWarp] = {};
 };
 
@@ -242,6 +243,9 @@ enum Op : std::uint32_t {
   kOpMatrixLoad = 100,  // and beyond: one number for each shape
   kOpMma = 200,
 };
+
+/// An error if another warp of the warpgroup has executed a setmaxnreg that the exiting thread's has not.
+void check_register_changes(const Thread& t);
 
 /// One arrival at a barrier that counts `expected` threads. Returns the reduction to threads that wait.
 int arrive(Barrier& barrier, Gang& gang, std::uint32_t expected, bool wait, BarrierReduce reduce, bool value,
