@@ -10,9 +10,9 @@ namespace dsv4::ops {
 /// `out` receives y; `quantised` receives what act_quant (e4m3, block 128) makes of y: the rounded value is
 /// quantised, so that both equal the two ops one after the other, bit for bit.
 struct RmsNormParams {
-  void* out = nullptr;      // [rows, n] dtype; may be x itself (same stride); null if only codes are wanted
-  Fp8Output quantised;      // codes null if only out is wanted; may not overlap x or out
-  const void* x = nullptr;  // [rows, n] dtype
+  void* out = nullptr;       // [rows, n] dtype; may be x itself (same stride); null if only codes are wanted
+  Fp8Output quantised = {};  // codes null if only out is wanted; may not overlap x or out
+  const void* x = nullptr;   // [rows, n] dtype
   const float* weight = nullptr;  // [n] f32; null = no weight
   std::int64_t rows = 0;          // 0 .. 2^31-1
   std::int64_t n = 0;             // 1 .. 2^31-1
