@@ -1,6 +1,7 @@
 // Asynchronous operations of one thread: cp.async, bulk copies, wgmma.
 #pragma once
 
+#include "simt/bulk.hpp"
 #include "simt/cluster.hpp"
 #include "simt/cp_async.hpp"
 #include "simt/mbarrier.hpp"
@@ -11,10 +12,12 @@ struct Thread;
 
 struct AsyncState {
   CopiesInFlight cp_async;
+  BulkStoresInFlight bulk;
   ClusterArrival cluster;
 
   void reset() {
     cp_async.reset();
+    bulk.reset();
     cluster.reset();
   }
 };

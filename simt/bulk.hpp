@@ -1,0 +1,55 @@
+// Asynchronous copies by the bulk engine: those to shared memory complete at an mbarrier, those of one
+// thread to global memory in groups that it waits for.
+#pragma once
+
+#include "simt/race.hpp"
+
+#include <dsv4/simt/loc.hpp>
+#include <dsv4/simt/tma.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+namespace dsv4::simt {
+
+struct Thread;
+struct Block;
+
+struct BulkStoresInFlight {
+  struct Store {
+    std::uint32_t group;   // number of commits before it
+    std::uint32_t source;  // shared address
+    std::uint32_t bytes;
+    bool read, written;                           // so far
+    std::vector<std::byte> staged;                // the source once read, until written
+    std::function<void(const std::byte*)> write;  // given the source's bytes
+    Loc loc;
+  };
+  std::vector<Store> stores;  // in order of issue, until written and waited for
+  std::uint32_t commits = 0;
+
+  void reset() {
+    stores.clear();
+    commits = 0;
+  }
+};
+
+/// Copies `bytes` bytes into shared memory of `to` by `copy`, now or later, then completes them at the
+/// mbarrier there. Checks the destination and the mbarrier, and poisons what is in flight.
+void copy_into_shared(Block& to, std::uint32_t address, std::uint32_t bytes, std::uint32_t barrier,
+                      const char* name, Loc loc, std::function<void()> copy);
+/// Adds a store of the calling thread's current group.
+void store_from_shared(std::uint32_t source, std::uint32_t bytes, const char* name, Loc loc,
+                       std::function<void(const std::byte*)> write);
+
+/// Adds elements to global memory, each atomically.
+void add_to_global(std::byte* to, const std::byte* from, std::uint32_t bytes, Element element);
+/// Tells the race detector of a store, or of a reduction, that `t` is issuing. Nothing in other builds.
+void report_store(Thread& t, const std::byte* to, std::uint32_t bytes, Element element, Loc loc);
+
+/// An error if `t` has a store that may still read shared memory. The rest happens when the launch ends.
+void check_stores_finished(Thread& t);
+
+}  // namespace dsv4::simt
