@@ -169,13 +169,13 @@ void aligned(const SumModel& m, int rows, int columns, int k, const float* a, co
   }
 }
 
-SumModel model(Element element, int terms, int fraction_bits, int result_bits) {
+SumModel model(MatrixElement element, int terms, int fraction_bits, int result_bits) {
   switch (element) {
-    case Element::kBf16:
+    case MatrixElement::kBf16:
       return {terms, fraction_bits, result_bits, 7, -126};
-    case Element::kE4m3:
+    case MatrixElement::kE4m3:
       return {terms, fraction_bits, result_bits, 3, -6};
-    case Element::kTf32:
+    case MatrixElement::kTf32:
       return {terms, fraction_bits, result_bits, 10, -126};
   }
   return {};
@@ -183,20 +183,20 @@ SumModel model(Element element, int terms, int fraction_bits, int result_bits) {
 
 }  // namespace
 
-SumModel mma_sums(Rounding rounding, Element element) {
+SumModel mma_sums(Rounding rounding, MatrixElement element) {
   if (rounding == Rounding::kChain) return {};
   if (rounding == Rounding::kAmpere) {
-    if (element == Element::kE4m3) return model(element, 16, 13, 13);
-    return model(element, element == Element::kTf32 ? 4 : 8, 24, 23);
+    if (element == MatrixElement::kE4m3) return model(element, 16, 13, 13);
+    return model(element, element == MatrixElement::kTf32 ? 4 : 8, 24, 23);
   }
-  SumModel m = model(element, element == Element::kTf32 ? 8 : 16, 25, 23);
-  if (element == Element::kE4m3) m.min_exponent = -14;  // fp16's: every e4m3 is a normal fp16
+  SumModel m = model(element, element == MatrixElement::kTf32 ? 8 : 16, 25, 23);
+  if (element == MatrixElement::kE4m3) m.min_exponent = -14;  // fp16's: every e4m3 is a normal fp16
   return m;
 }
 
-SumModel wgmma_sums(Rounding rounding, Element element) {
+SumModel wgmma_sums(Rounding rounding, MatrixElement element) {
   if (rounding == Rounding::kChain) return {};
-  return element == Element::kE4m3 ? model(element, 32, 13, 13) : model(element, 16, 25, 23);
+  return element == MatrixElement::kE4m3 ? model(element, 32, 13, 13) : model(element, 16, 25, 23);
 }
 
 void multiply_accumulate(const SumModel& model, int rows, int columns, int k, const float* a, const float* b,

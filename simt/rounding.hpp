@@ -11,7 +11,7 @@
 namespace dsv4::simt {
 
 /// Element of a tensor-core operand.
-enum class Element : std::uint8_t { kBf16, kE4m3, kTf32 };
+enum class MatrixElement : std::uint8_t { kBf16, kE4m3, kTf32 };
 
 /// How one instruction adds.
 struct SumModel {
@@ -24,9 +24,9 @@ struct SumModel {
 
 /// The model of mma.sync. Hopper has no fp8 mma.sync: it converts to fp16, in two steps of 16 products. For
 /// kAmpere, e4m3 is that of sm_89, the first chip that has it.
-SumModel mma_sums(Rounding rounding, Element element);
+SumModel mma_sums(Rounding rounding, MatrixElement element);
 /// The model of wgmma, of which bf16 and e4m3 are modelled; kAmpere, which has none, is as kHopper.
-SumModel wgmma_sums(Rounding rounding, Element element);
+SumModel wgmma_sums(Rounding rounding, MatrixElement element);
 
 /// D += A B over dense row-major fp32 matrices: a rows x k, b k x columns, d rows x columns; rows and columns
 /// are multiples of 8, k at most 32. The operands hold values of the model's element exactly. Where an

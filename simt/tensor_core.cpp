@@ -26,13 +26,13 @@ const std::array<float, 256> kE4m3Values = [] {
 }();
 
 // The elements of a register, ascending in k.
-template <Element kElement>
+template <MatrixElement kElement>
 [[gnu::always_inline]] inline void widen(std::uint32_t bits, float* out, int stride) {
   const auto put = [&](int i, std::uint32_t u) { std::memcpy(out + i * stride, &u, sizeof u); };
-  if constexpr (kElement == Element::kBf16) {
+  if constexpr (kElement == MatrixElement::kBf16) {
     put(0, bits << 16);
     put(1, bits & 0xffff0000u);
-  } else if constexpr (kElement == Element::kTf32) {
+  } else if constexpr (kElement == MatrixElement::kTf32) {
     put(0, bits & 0xffffe000u);
   } else {
     for (int i = 0; i < 4; ++i) out[i * stride] = kE4m3Values[bits >> (8 * i) & 255];
@@ -41,7 +41,7 @@ template <Element kElement>
 
 // Fragments as in arch/mma.cuh. B and C come first: their rows are loaded again as vectors, which must not
 // overtake the narrow stores that made them.
-template <Element kElement, int K>
+template <MatrixElement kElement, int K>
 void product(void* const* operands, Rounding rounding) {
   constexpr int kPerRegister = K / 8;
   alignas(32) float a[16][K], b[K][8], d[16][8];
@@ -125,11 +125,11 @@ void mma(Mma shape, float* d, const std::uint32_t* a, const std::uint32_t* b, co
     const Rounding rounding = gang.options->rounding;
     switch (shape) {
       case Mma::kM16N8K16Bf16:
-        return product<Element::kBf16, 16>(operand, rounding);
+        return product<MatrixElement::kBf16, 16>(operand, rounding);
       case Mma::kM16N8K32E4m3:
-        return product<Element::kE4m3, 32>(operand, rounding);
+        return product<MatrixElement::kE4m3, 32>(operand, rounding);
       case Mma::kM16N8K8Tf32:
-        return product<Element::kTf32, 8>(operand, rounding);
+        return product<MatrixElement::kTf32, 8>(operand, rounding);
     }
   });
 }
