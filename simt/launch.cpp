@@ -233,6 +233,7 @@ void run_gang(Worker& w, const Launch& launch, const Options& o, std::uint64_t n
   current = &t;
   switch_context(gang.main, t.context);
   current = nullptr;
+  if constexpr (race::kEnabled) race::end_gang(gang);
 }
 
 // OS threads that wait for launches. The launching thread is worker 0.

@@ -188,7 +188,10 @@ void detail::divergence(const Rendezvous& there, const char* name, Loc loc) {
       barrier.accumulated += value ? 1 : 0;
       break;
   }
-  if constexpr (race::kEnabled) race::release(me, barrier.clock);
+  if constexpr (race::kEnabled) {
+    race::release(me, barrier.clock);
+    race::converged(me);
+  }
   if (++barrier.arrived == expected) {
     ++gang.counters.barriers;
     if constexpr (race::kEnabled)

@@ -221,8 +221,8 @@ std::uint64_t atomic_rmw(Rmw op, void* p, std::uint64_t operand, std::uint64_t e
   return old;
 }
 
-void fence(Scope) {
-  if constexpr (race::kEnabled) race::fence(*current);
+void fence([[maybe_unused]] Scope scope) {
+  if constexpr (race::kEnabled) race::fence(*current, wide(scope));
 }
 
 void prefetch(const void* p, Loc loc) {

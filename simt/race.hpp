@@ -56,14 +56,16 @@ void release(Thread& t, Clock& into);
 void acquire(Thread& t, const Clock& from);
 /// Every lane of mask learns what every other knows.
 void warp_sync(Thread* const* lanes, std::uint32_t mask);
+/// `t` has passed a barrier of its whole warp: what its lanes do next, they do together.
+void converged(Thread& t);
 /// What `t` knows now; t's own count advances. For work that t issues and the machine does later.
 Clock snapshot(Thread& t);
 /// into |= from.
 void join(Clock& into, const Clock& from);
 /// fence.proxy.async: what t has seen written may be read by the async proxy (TMA, bulk copies, wgmma).
 void proxy_fence(Thread& t);
-/// fence.acq_rel.
-void fence(Thread& t);
+/// fence.acq_rel; `wide` as of AtomicAccess.
+void fence(Thread& t, bool wide);
 
 /// A moment of a thread, and whether `t` has synchronised with it or a later one.
 struct Moment {
@@ -77,6 +79,8 @@ bool knows(const Thread& t, const Moment& m);
 /// `loc`. Shared memory of t's gang; global memory.
 void shared_access(Thread& t, const void* p, std::size_t bytes, bool write, Loc loc);
 void global_access(Thread& t, const void* p, std::size_t bytes, bool write, Loc loc);
+/// An access of instrumented code; `pc` is where it returns to.
+void plain_access(Thread& t, const void* p, std::size_t bytes, bool write, const void* pc);
 /// Accesses of the async proxy in work that `t` issued when it knew `issued`. Memory last written by a plain
 /// store (shared_access included) that no proxy_fence has followed is an error.
 void async_shared_access(Thread& t, const Clock& issued, const void* p, std::size_t bytes, bool write,
@@ -93,9 +97,8 @@ struct AtomicAccess {
 };
 void atomic_access(Thread& t, const void* p, std::size_t bytes, AtomicAccess kind, Loc loc);
 
-// ---- the detector's blind spot ---------------------------------------------------------------------------
-/// While one lives on an OS thread, instrumented code is not seen. The machine uses it around templates of
-/// the standard library that kernel code may have instantiated too, instrumented. Never across a switch.
+/// While one lives on an OS thread, instrumented code is not seen: the detector itself, which may run copies
+/// of the standard library's templates that kernel code instantiated, instrumented. Never across a switch.
 class Quiet {
 #if defined(DSV4_SIMT_RACE)
  public:
