@@ -1,5 +1,6 @@
 // The primitives as device code: compiled, not run, where nvcc is found. Every stage is instantiated with a
 // Coop that is not serial, as a kernel would, so that a host-only call inside one shows.
+#include <dsv4/arch/config.hpp>
 #include <dsv4/dsv4.hpp>
 
 namespace {
@@ -22,7 +23,7 @@ struct Arguments {
   linear::WeightView matrix;
 };
 
-__global__ void every_stage(Arguments a) {
+DSV4_KERNEL(32) every_stage(Arguments a) {
   const OneThread coop;
   constexpr int kHidden = 128, kHeads = 2;
   constexpr float kEps = 1e-6f;
