@@ -15,8 +15,8 @@ struct LmHeadParams {
                                        // order. A row outside [0, x_rows) gives NaNs
   std::int64_t tokens = 0;             // 0 .. 2^31-1
   std::int64_t x_rows = 0;             // 1 .. 2^31-1 where rows is given; else unused
-  std::int64_t vocab = 0;              // 1 .. 2^22
-  std::int64_t hidden = 0;             // 1 .. 2^31-1
+  std::int64_t vocab = 0;              // 1 .. 1000000
+  std::int64_t hidden = 0;             // 1 .. 2^30
   DType dtype = DType::kBf16;
   DType head_dtype = DType::kBf16;
   std::int64_t logits_stride = 0;  // between tokens; 0 = vocab

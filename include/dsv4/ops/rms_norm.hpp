@@ -15,7 +15,7 @@ struct RmsNormParams {
   const void* x = nullptr;   // [rows, n] dtype
   const float* weight = nullptr;  // [n] f32; null = no weight
   std::int64_t rows = 0;          // 0 .. 2^31-1
-  std::int64_t n = 0;             // 1 .. 2^31-1
+  std::int64_t n = 0;             // 1 .. 2^30
   float eps = 0.0f;               // >= 0
   DType dtype = DType::kBf16;
   std::int64_t out_stride = 0;  // between rows; 0 = n
