@@ -5,6 +5,7 @@
 #include "simt/cluster.hpp"
 #include "simt/cp_async.hpp"
 #include "simt/mbarrier.hpp"
+#include "simt/wgmma.hpp"
 
 namespace dsv4::simt {
 
@@ -14,11 +15,13 @@ struct AsyncState {
   CopiesInFlight cp_async;
   BulkStoresInFlight bulk;
   ClusterArrival cluster;
+  WgmmasInFlight wgmma;
 
   void reset() {
     cp_async.reset();
     bulk.reset();
     cluster.reset();
+    wgmma.reset();
   }
 };
 

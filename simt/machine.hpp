@@ -79,12 +79,6 @@ struct Warp {
   void* operand[kWarp] = {};
 };
 
-/// A rendezvous of the 128 threads of a warpgroup.
-struct Warpgroup {
-  std::uint32_t arrived = 0;
-  Thread* thread[4 * kWarp] = {};
-};
-
 struct Barrier {
   std::uint32_t expected = 0, arrived = 0;
   bool whole_block = false;
@@ -242,6 +236,8 @@ enum Op : std::uint32_t {
   kOpSetMaxRegisters,
   kOpMatrixLoad = 100,  // and beyond: one number for each shape
   kOpMma = 200,
+  kOpWgmmaCommit = 300,
+  kOpWgmmaWait,  // + the groups left in flight
 };
 
 /// An error if another warp of the warpgroup has executed a setmaxnreg that the exiting thread's has not.
