@@ -21,8 +21,8 @@ namespace dsv4::arch::inline DSV4_FLAVOUR {
 
 /// Shape of a launch.
 struct LaunchConfig {
-  Index3 grid;
-  Index3 block;
+  Index3 grid = {};
+  Index3 block = {};
   std::size_t shared_bytes = 0;   // dynamic, of a block
   Index3 cluster = {};            // blocks of a cluster, along x
   bool cooperative = false;       // all blocks resident at once

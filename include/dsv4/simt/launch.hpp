@@ -25,7 +25,7 @@ struct Index3 {
 };
 
 struct LaunchShape {
-  Index3 grid, block, cluster;
+  Index3 grid = {}, block = {}, cluster = {};
   std::size_t shared_bytes = 0;  // dynamic shared memory of a block
   bool cooperative = false;      // every block of the grid is resident at once
 };
