@@ -22,6 +22,9 @@ constexpr std::size_t kPageGranules = 512;
 constexpr std::size_t kPageBytes = kGranule * kPageGranules;
 constexpr std::size_t kTrimPages = 16384;  // 512 MiB of shadow
 constexpr std::uint32_t kWarpLanes = 32;
+// Of a word that every block reads, or counts up, so many warps of other blocks are remembered; a write that
+// races with all of them races with these.
+constexpr std::uint32_t kOtherBlocks = 8;
 
 struct Granule {
   std::uint32_t stamp = 0;
@@ -114,10 +117,24 @@ void touch_granule(const Toucher& a, std::uintptr_t address, std::uint8_t bytes,
   for (std::uint32_t i = 0; i < g.count; ++i)
     if (const Record& r = g.at(i); mine(r) && (r.lanes & lane) && (bytes & ~r.bytes) == 0 && !a.async) return;
 
+  std::uint32_t others = 0;
   for (std::uint32_t i = 0; i < g.count;) {
     Record& r = g.at(i);
     if (!(r.bytes & bytes)) {
       ++i;
+      continue;
+    }
+    if (!conflict(a.kind, r.kind)) {
+      // Reads beside reads, by far the most frequent case, and atomics beside atomics: the thread's own
+      // earlier ones are superseded.
+      const bool superseded = r.block == a.block && r.thread == warp && (r.lanes & lane) &&
+                              stands_for(a.kind, r.kind) && !(r.bytes & ~bytes) && r.async == a.async;
+      if (superseded) r.lanes &= ~lane;
+      const bool elsewhere = r.block != a.block;
+      if (!r.lanes || (elsewhere && ++others > kOtherBlocks))
+        g.remove(i);
+      else
+        ++i;
       continue;
     }
     const std::uint32_t open = unordered(r, a);
@@ -126,18 +143,12 @@ void touch_granule(const Toucher& a, std::uintptr_t address, std::uint8_t bytes,
     };
     const auto* at = reinterpret_cast<const std::byte*>(
         address + static_cast<std::uintptr_t>(__builtin_ctz(unsigned{r.bytes} & bytes)));
-    if (conflict(r.kind, a.kind)) {
-      if (open) reporter.report(Fault::kUnordered, r, thread_of(open), at);
-      if (a.async && writes(r.kind) && !r.async && !reporter.proxied(r, thread_of(r.lanes)))
-        reporter.report(Fault::kProxy, r, thread_of(r.lanes), at);
-      if (a.read_only) reporter.report(Fault::kReadOnly, r, thread_of(r.lanes), at);
-    }
-    if (stands_for(a.kind, r.kind)) {
-      if (!open)
-        r.bytes = static_cast<std::uint8_t>(r.bytes & ~bytes);
-      else if (!(r.bytes & ~bytes))
-        r.lanes = open;
-    }
+    if (open) reporter.report(Fault::kUnordered, r, thread_of(open), at);
+    if (a.async && writes(r.kind) && !r.async && !reporter.proxied(r, thread_of(r.lanes)))
+      reporter.report(Fault::kProxy, r, thread_of(r.lanes), at);
+    if (a.read_only) reporter.report(Fault::kReadOnly, r, thread_of(r.lanes), at);
+    // All of r's lanes are ordered before the new access.
+    if (stands_for(a.kind, r.kind)) r.bytes = static_cast<std::uint8_t>(r.bytes & ~bytes);
     if (!r.bytes)
       g.remove(i);
     else
