@@ -12,6 +12,9 @@
 
 // DSV4_DEVICE        a device function
 // DSV4_KERNEL(n)     a kernel of at most n threads a block
+// DSV4_KERNEL_RESIDENT(n, m)
+//                    the same, m of whose blocks are to fit an SM: it bounds the registers, and ptxas ignores
+//                    setmaxnreg (registers.cuh) in kernels without it
 // DSV4_GRID_CONSTANT a kernel parameter that is read in place
 // DSV4_DYN_SMEM      T* name = the block's dynamic shared memory, 1024-byte aligned
 // DSV4_SHARED        T& name = a shared variable of the block
@@ -22,6 +25,7 @@
 #if defined(DSV4_SIMT_EMULATION)
 #define DSV4_DEVICE inline
 #define DSV4_KERNEL(threads) void
+#define DSV4_KERNEL_RESIDENT(threads, blocks) void
 #define DSV4_GRID_CONSTANT
 #define DSV4_DYN_SMEM(T, name) T* name = static_cast<T*>(::dsv4::simt::dynamic_shared())
 #define DSV4_SHARED(T, name)                      \
@@ -35,6 +39,7 @@
 #else
 #define DSV4_DEVICE __device__ __forceinline__
 #define DSV4_KERNEL(threads) __global__ void __launch_bounds__(threads)
+#define DSV4_KERNEL_RESIDENT(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define DSV4_GRID_CONSTANT __grid_constant__
 #define DSV4_DYN_SMEM(T, name)                                           \
   extern __shared__ __align__(1024) unsigned char dsv4_dynamic_shared[]; \

@@ -19,8 +19,8 @@
 namespace dsv4::arch::inline DSV4_FLAVOUR {
 
 /// Gives up registers: at most kCount, a multiple of 8 from 24 to 256, a thread from now on. All warps of a
-/// warpgroup call, with the same count, and synchronise before they change it again; the kernel has launch
-/// bounds. Nothing on targets without the instruction: it changes speed alone.
+/// warpgroup call, with the same count, and synchronise before they change it again; the kernel is a
+/// DSV4_KERNEL_RESIDENT. Nothing on targets without the instruction: it changes speed alone.
 template <int kCount>
 DSV4_DEVICE void decrease_registers(DSV4_LOC_ONLY) {
   static_assert(kCount >= 24 && kCount <= 256 && kCount % 8 == 0, "a multiple of 8 from 24 to 256");
