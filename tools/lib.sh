@@ -5,8 +5,9 @@
 DSV4_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 DSV4_JOBS="${DSV4_JOBS:-$(nproc)}"
 export CTEST_PARALLEL_LEVEL="${CTEST_PARALLEL_LEVEL:-$DSV4_JOBS}" CMAKE_BUILD_PARALLEL_LEVEL="$DSV4_JOBS"
-if command -v ccache >/dev/null && [[ -z "${CMAKE_CXX_COMPILER_LAUNCHER:-}" ]]; then
-  export CMAKE_CXX_COMPILER_LAUNCHER=ccache
+if command -v ccache >/dev/null; then
+  export CMAKE_CXX_COMPILER_LAUNCHER="${CMAKE_CXX_COMPILER_LAUNCHER:-ccache}"
+  export CMAKE_CUDA_COMPILER_LAUNCHER="${CMAKE_CUDA_COMPILER_LAUNCHER:-ccache}"
 fi
 SECONDS=0
 
@@ -47,7 +48,34 @@ clang_links() {
   return $ok
 }
 
-# missing_packages NEED...: prints the Debian packages to install for: build, tests, bench, clang.
+# find_cuda: sets CUDACXX to an nvcc: that of the environment, the path, /usr/local/cuda, or one that pip fetches into
+# build/cuda-toolkit; fails if there is none.
+find_cuda() {
+  local nvcc dir="$DSV4_ROOT/build/cuda-toolkit" version='13.0.*'
+  for nvcc in "${CUDACXX:-}" "$(command -v nvcc || true)" "${CUDA_PATH:-/usr/local/cuda}/bin/nvcc" \
+    /usr/local/cuda/bin/nvcc "$dir/nvidia/cu13/bin/nvcc"; do
+    if [[ -n "$nvcc" && -x "$nvcc" ]] && "$nvcc" --version >/dev/null 2>&1; then
+      export CUDACXX="$nvcc"
+      return 0
+    fi
+  done
+  step "Fetching a CUDA toolkit with pip"
+  if ! python3 -m pip --version >/dev/null 2>&1; then
+    [[ "$(id -u)" -eq 0 ]] && command -v apt-get >/dev/null || return 1
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-pip || return 1
+  fi
+  python3 -m pip install --quiet --target "$dir" "nvidia-cuda-nvcc==$version" "nvidia-cuda-crt==$version" \
+    "nvidia-nvvm==$version" "nvidia-cuda-runtime==$version" "nvidia-cuda-cccl==$version" || return 1
+  export CUDACXX="$dir/nvidia/cu13/bin/nvcc"
+  "$CUDACXX" --version >/dev/null
+}
+
+# cuda_architectures BUILD_FOLDER: the real architectures that it compiles for: "80 90a ...".
+cuda_architectures() {
+  sed -n 's/^DSV4_CUDA_ARCHITECTURES:[^=]*=//p' "$1/CMakeCache.txt" | sed -E 's/-(real|virtual)//g; s/;/ /g'
+}
+
+# missing_packages NEED...: prints the Debian packages to install for: build, tests, bench, clang, aarch64.
 missing_packages() {
   local need
   for need in "$@"; do
@@ -70,6 +98,10 @@ missing_packages() {
           major="$("$(find_clang)" -dumpversion)"
           echo "libclang-rt-${major%%.*}-dev"
         fi
+        ;;
+      aarch64)
+        command -v aarch64-linux-gnu-g++ >/dev/null || echo g++-aarch64-linux-gnu
+        command -v qemu-aarch64 >/dev/null || echo qemu-user
         ;;
     esac
   done
