@@ -1,5 +1,6 @@
 // dsv4_validate: a forward pass against recorded activations.
 #include "reference/error.hpp"
+#include "reference/op_backend/run_simt.hpp"
 #include "reference/validate/limits.hpp"
 #include "reference/validate/recording.hpp"
 #include "reference/validate/report.hpp"
@@ -85,7 +86,10 @@ int run(int argc, char** argv) {
   app.add_option("--weights", weights, "checkpoint: a safetensors file, its index JSON, or the folder");
   app.add_option("--recording", recording_path, "safetensors file of recorded activations");
   app.add_option("--mode", mode, "free or staged")->check(CLI::IsMember({"free", "staged"}));
-  app.add_option("--backend", backend, "cpu")->check(CLI::IsMember({"cpu"}));
+  app.add_option("--backend", backend,
+                 "cpu: the primitives (default); simt: the ops, their kernels on the SIMT machine")
+      ->check(CLI::IsMember({"cpu", "simt"}));
+  app.add_flag("--fused", options.fused, "simt: fused ops in place of their chains, where there are any");
   app.add_option("--until", options.until, "compare in each call up to this tap, e.g. layers.1.attn.q");
   app.add_option("--calls", calls, "compare only calls A..B; those before are still run");
   app.add_option("--threads", options.threads,
@@ -110,6 +114,8 @@ int run(int argc, char** argv) {
   if (weights.empty()) throw InputError("--weights is required");
   if (recording_path.empty()) throw InputError("--recording is required");
   if (!calls.empty()) parse_calls(calls, options);
+  if (options.fused && backend != "simt") throw InputError("--fused: only with --backend simt");
+  if (backend == "simt") options.runner = validation::run_on_simt;
   if (mode == "staged") options.run = validation::RunMode::kStaged;
 
   const validation::Recording recording = validation::open_recording(recording_path);

@@ -61,6 +61,20 @@ void OpBackend<T>::begin(const Batch& batch) {
   waiting_pre_.stage = waiting_norm_.stage = nullptr;
 }
 
+// A checkpoint packs its tensors without gaps; ops want matrices on 16-byte boundaries.
+template <class T>
+const void* OpBackend<T>::aligned(const WeightView& w, ops::DType type) {
+  constexpr std::size_t kAlign = 16;
+  if (reinterpret_cast<std::uintptr_t>(w.data) % kAlign == 0) return w.data;
+  auto& copy = aligned_[w.data];
+  if (copy.empty()) {
+    const auto* bytes = static_cast<const std::byte*>(w.data);
+    copy.assign(bytes, bytes + w.rows * w.cols * (type == ops::DType::kF32 ? 4 : 2));
+  }
+  static_assert(__STDCPP_DEFAULT_NEW_ALIGNMENT__ >= kAlign, "vectors start on 16-byte boundaries");
+  return copy.data();
+}
+
 // ---------------------------------------------------------------------------------------------- row ops
 
 template <class T>
@@ -143,15 +157,16 @@ template <class T>
 typename OpBackend<T>::Streams OpBackend<T>::embed(const WeightView& table,
                                                    const std::vector<std::int32_t>& ids) {
   Streams s(static_cast<std::int64_t>(ids.size()), kStreams, table.cols);
+  const ops::DType type = type_of(table, "embed.weight");
   require(ops::embed({.out = s.data(),
-                      .table = table.data,
+                      .table = aligned(table, type),
                       .ids = ids.data(),
                       .tokens = s.rows(),
                       .hidden = table.cols,
                       .vocab = table.rows,
                       .streams = kStreams,
                       .dtype = kType<T>,
-                      .table_dtype = type_of(table, "embed.weight")},
+                      .table_dtype = type},
                      kStream),
           "embed");
   return s;
@@ -173,16 +188,17 @@ template <class T>
 Tensor<float> OpBackend<T>::lm_head(const WeightView& head, const Rows& x, const Batch& batch) {
   const std::vector<std::int32_t> rows = this->last_rows(batch);
   Tensor<float> logits(static_cast<std::int64_t>(rows.size()), head.rows);
+  const ops::DType type = type_of(head, "head.weight");
   require(ops::lm_head({.logits = logits.data(),
                         .x = x.data(),
-                        .head = head.data,
+                        .head = aligned(head, type),
                         .rows = rows.data(),
                         .tokens = logits.rows(),
                         .x_rows = x.rows(),
                         .vocab = head.rows,
                         .hidden = head.cols,
                         .dtype = kType<T>,
-                        .head_dtype = type_of(head, "head.weight")},
+                        .head_dtype = type},
                        kStream),
           "lm_head");
   return logits;
@@ -261,7 +277,7 @@ ops::MhcPreParams OpBackend<T>::pre_params(const Site& site, HyperConnection& hc
                       .pre = hc.pre.data(),
                       .mixes = hc.mixes.data(),
                       .streams = streams,
-                      .fn = static_cast<const float*>(site.hc->fn.data),
+                      .fn = static_cast<const float*>(aligned(site.hc->fn, ops::DType::kF32)),
                       .scale = site.hc->scale.data(),
                       .base = site.hc->base.data(),
                       .norm_weight = normed_or_null ? site.norm->data() : nullptr,
@@ -329,7 +345,7 @@ typename OpBackend<T>::Rows OpBackend<T>::mhc_head(const HcHeadWeights& w, const
   Rows x(s.rows(), c.hidden);
   ops::MhcHeadParams p{.x = x.data(),
                        .streams = s.data(),
-                       .fn = static_cast<const float*>(w.fn.data),
+                       .fn = static_cast<const float*>(aligned(w.fn, ops::DType::kF32)),
                        .scale = w.scale.data(),
                        .base = w.base.data(),
                        .tokens = s.rows(),

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <vector>
 
 namespace dsv4::reference::inline DSV4_FLAVOUR {
@@ -76,6 +77,7 @@ class OpBackend : public CpuBackend<T> {
   ops::MhcPreParams pre_params(const Site& site, HyperConnection& hc, Rows* normed_or_null, const T* streams);
   void keep_normed(const std::vector<float>& weight, const Rows& x, Rows normed);
   void* workspace(std::size_t bytes);
+  const void* aligned(const WeightView& w, ops::DType type);
 
   // Rows of n channels through op rms_norm; out may be x.
   void norm_rows(T* out, const T* x, const float* weight_or_null, std::int64_t rows, std::int64_t n);
@@ -96,6 +98,8 @@ class OpBackend : public CpuBackend<T> {
     Rows rows;
   } waiting_norm_;
   std::vector<std::byte> workspace_;
+  std::map<const void*, std::vector<std::byte>>
+      aligned_;  // copies of matrices, by where they lie in the file
 };
 
 extern template class OpBackend<float>;
