@@ -16,13 +16,17 @@ namespace dsv4::linear::inline DSV4_FLAVOUR {
 template <class T>
 inline constexpr int kVectorOf = 16 / static_cast<int>(sizeof(T));
 
+/// Where a pointer points: loads of global memory are instructions of their own.
+enum class Memory { kGlobal, kShared };
+
 /// v[i] = p[i] for i < count, 0 for the rest. kVector promises that p is aligned to kN values and that count
 /// is not between 0 and kN. One thread's.
-template <bool kVector, int kN, class T>
+template <bool kVector, Memory kMemory = Memory::kGlobal, int kN, class T>
 DSV4_DEVICE void load_values(float (&v)[kN], const T* p, std::int64_t count) {
   if constexpr (kVector) {
     arch::Vec<T, kN> raw = {};
-    if (count > 0) raw = arch::load(reinterpret_cast<const arch::Vec<T, kN>*>(p));
+    const auto* from = reinterpret_cast<const arch::Vec<T, kN>*>(p);
+    if (count > 0) raw = kMemory == Memory::kGlobal ? arch::load(from) : *from;
     DSV4_UNROLL
     for (int i = 0; i < kN; ++i) v[i] = to_float(raw[i]);
   } else {

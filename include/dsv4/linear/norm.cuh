@@ -52,7 +52,7 @@ DSV4_DEVICE void rms_norm_row(C coop, const NormRow<T>& r, T* staged) {
   for (std::int64_t begin = 0; begin < r.n; begin += coop.size() * kN) {
     const std::int64_t i = begin + coop.rank() * kN, count = r.n - i;
     float v[kN], w[kN];
-    load_values<kVector>(v, x + i, count);
+    load_values<kVector, kStaging == Staging::kNone ? Memory::kGlobal : Memory::kShared>(v, x + i, count);
     if (r.weight_or_null) {
       if constexpr (kVector) {
         constexpr int kW = kVectorOf<float>;
