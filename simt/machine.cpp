@@ -2,9 +2,11 @@
 #include "simt/machine.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 
 #if defined(DSV4_SIMT_ASAN)
 #include <sanitizer/asan_interface.h>
@@ -100,7 +102,24 @@ void run_deferred(Gang& gang, std::size_t i) {
   work();
 }
 
+std::atomic<int> polling_gangs{0};
+
+// `gang` only polls. Is a gang of another OS thread still at work, whose writes it may wait for? Not if all
+// are found polling time and again.
+bool others_may_help(Gang& gang) {
+  using namespace std::chrono_literals;
+  if (running_gangs == 1) return std::exchange(gang.had_company, false);  // one look at what they left
+  gang.had_company = true;
+  ++polling_gangs;
+  std::this_thread::sleep_for(50us);
+  gang.all_polled = polling_gangs == running_gangs ? gang.all_polled + 1 : 0;
+  --polling_gangs;
+  return gang.all_polled < 100;
+}
+
 }  // namespace
+
+std::atomic<int> running_gangs{0};
 
 void detail::run_until_ready(Gang& gang) {
   while (gang.head == gang.tail) {
@@ -120,14 +139,18 @@ void yield_poll(const char* name, Loc loc) {
   Gang& gang = *me.block->gang;
   if (++gang.polls > 64 + 1024 * gang.alive) {
     if (gang.deferred.empty()) {
-      me.state = State::kWaiting;
-      me.wait_name = name;
-      me.wait_loc = loc;
-      me.wait_a = me.wait_b = 0;
-      abandon(gang, "LIVELOCK: every thread that can run only polls" + describe_waits(gang));
+      if (!others_may_help(gang)) {
+        me.state = State::kWaiting;
+        me.wait_name = name;
+        me.wait_loc = loc;
+        me.wait_a = me.wait_b = 0;
+        abandon(gang, "LIVELOCK: every thread that can run only polls" + describe_waits(gang));
+      }
+      gang.polls -= std::min(gang.polls, 16 * gang.alive);
+    } else {
+      run_deferred(gang, 0);
+      progress(gang);
     }
-    run_deferred(gang, 0);
-    progress(gang);
   }
   // Polling threads go to the far end of the ring under every schedule, or lifo would run them alone for
   // ever.
@@ -269,14 +292,17 @@ void* static_shared(const void* key, std::size_t bytes, std::size_t align) {
   const std::size_t begin = (b.static_top + align - 1) / align * align;
   if (begin + bytes + kRedZone > b.shared_bytes)
     fail("static shared variables need more than %zu bytes", kStaticShared);
-  std::byte* p = b.shared + begin;
+  // In all blocks of the gang at once: a peer in the cluster may write it before the block itself asks.
+  for (Block* each : b.gang->blocks) {
+    std::byte* p = each->shared + begin;
 #if defined(DSV4_SIMT_ASAN)
-  __asan_unpoison_memory_region(p, bytes);
+    __asan_unpoison_memory_region(p, bytes);
 #endif
-  if (b.gang->options->poison) std::memset(p, 0xff, bytes);
-  b.static_top = begin + bytes + kRedZone;
-  b.statics.emplace_back(key, p);
-  return p;
+    if (b.gang->options->poison) std::memset(p, 0xff, bytes);
+    each->static_top = begin + bytes + kRedZone;
+    each->statics.emplace_back(key, p);
+  }
+  return b.shared + begin;
 }
 
 std::uint32_t shared_address(const void* p, const char* name, Loc loc) {
