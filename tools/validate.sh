@@ -5,12 +5,14 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
   cat <<'USAGE'
-usage: tools/validate.sh [--threads N] [--mode staged|free]
+usage: tools/validate.sh [--backend cpu|simt [--fused]] [--threads N] [--mode staged|free]
 
 Builds dsv4_validate (build/release) and compares the forward pass with every
 tests/data/NAME.recording.safetensors, using NAME.weights.safetensors:
   staged  every stage is fed the recorded inputs
   free    everything follows from the tokens
+  --backend simt  the ops, their kernels on the SIMT machine, in place of the primitives
+  --fused         fused ops in place of their chains
 Prints one table a recording and mode, then a verdict.
 
 As root, missing packages are installed with apt-get; otherwise they are named.
@@ -20,11 +22,15 @@ USAGE
 
 modes=(staged free)
 threads=()
+backend=()
 while [[ $# -gt 0 ]]; do
   case "$1" in
     -h | --help) usage && exit 0 ;;
     --mode) [[ "${2:-}" =~ ^(staged|free)$ ]] || die "--mode needs staged or free"
       modes=("$2") && shift 2 ;;
+    --backend) [[ "${2:-}" =~ ^(cpu|simt)$ ]] || die "--backend needs cpu or simt"
+      backend+=(--backend "$2") && shift 2 ;;
+    --fused) backend+=(--fused) && shift ;;
     --threads) [[ "${2:-}" =~ ^[1-9][0-9]*$ ]] || die "--threads needs a number"
       threads=(--threads "$2") && shift 2 ;;
     *) usage >&2 && exit 2 ;;
@@ -56,7 +62,8 @@ for recording in "${recordings[@]}"; do
       continue
     fi
     status=0
-    build/release/dsv4_validate --weights "$weights" --recording "$recording" --mode "$mode" "${threads[@]}" || status=$?
+    build/release/dsv4_validate --weights "$weights" --recording "$recording" --mode "$mode" "${backend[@]}" \
+      "${threads[@]}" || status=$?
     if [[ $status -eq 0 ]]; then
       passed+=("$name/$mode")
     else
