@@ -230,9 +230,13 @@ void run_gang(Worker& w, const Launch& launch, const Options& o, std::uint64_t n
   Thread& t = *gang.ring[gang.head++];
   t.fresh = false;
   t.state = State::kRunning;
+  gang.all_polled = 0;
+  gang.had_company = false;
+  ++running_gangs;
   current = &t;
   switch_context(gang.main, t.context);
   current = nullptr;
+  --running_gangs;
   if constexpr (race::kEnabled) race::end_gang(gang);
 }
 

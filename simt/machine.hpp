@@ -12,6 +12,7 @@
 #include "simt/async.hpp"
 #include "simt/race.hpp"
 
+#include <atomic>
 #include <cstdarg>
 #include <cstddef>
 #include <cstdint>
@@ -118,6 +119,8 @@ struct Gang {
   std::uint64_t head = 0, tail = 0;
   std::uint64_t alive = 0;
   std::uint64_t polls = 0;  // since anything progressed
+  int all_polled = 0;       // times that the gangs of all OS threads were found polling
+  bool had_company = false;
   std::deque<std::function<void()>> deferred;
   Context main;
   bool failed = false;
@@ -128,6 +131,8 @@ struct Gang {
 
 /// The CUDA thread that runs on this OS thread; null on the host's side of a launch.
 extern thread_local constinit Thread* current;
+/// Gangs that OS threads execute now.
+extern std::atomic<int> running_gangs;
 
 // ---- scheduling ------------------------------------------------------------------------------------------
 inline void make_ready(Gang& gang, Thread& t) {

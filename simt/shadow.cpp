@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -239,9 +240,13 @@ void describe_site(Site site, char* text, std::size_t bytes) {
     if (std::fgets(function, sizeof function, f) && std::fgets(line, sizeof line, f)) {
       function[std::strcspn(function, "\n")] = '\0';
       line[std::strcspn(line, "\n")] = '\0';
-      // Templates and argument lists are too long for a report.
-      function[std::strcspn(function, "(<")] = '\0';
-      std::snprintf(text, bytes, "%s in %s", line, function);
+      // The name alone: no namespaces, templates or argument lists.
+      std::string name = function;
+      for (const std::string nameless = "(anonymous namespace)::"; name.find(nameless) != name.npos;)
+        name.erase(name.find(nameless), nameless.size());
+      name.resize(std::min(name.find_first_of("(<"), name.size()));
+      if (const auto colon = name.rfind(':'); colon != name.npos) name.erase(0, colon + 1);
+      std::snprintf(text, bytes, "%s in %s", line, name.c_str());
     }
     ::pclose(f);
   }
