@@ -1,11 +1,16 @@
 // The kernels behind mhc_pre, mhc_post_pre and mhc_head: streams to a sublayer's input.
 //
-// bf16, two launches. (T tokens, D channels, steps and groups of mhc/mix.cuh.)
+// bf16, two launches for a segment of the batch. (T tokens, D channels, steps and groups of mhc/mix.cuh.)
 //   mix     [T, 4, D] -> partial sums of the mixes and of the squares. With kPost it computes the streams
 //   first,
 //           from the last sublayer's output, and writes them: the old streams are read once, the new ones
 //           written once and used from registers.
-//   finish  partial sums -> coefficients -> x, normed, codes. Starts on sm_90 and later while mix runs out.
+//   finish  partial sums -> coefficients -> x, normed, codes. It reads the streams a second time, which a
+//           token's coefficients need in full first.
+// So that this second reading finds L2, a large batch is cut into segments of some 32 MiB of streams, and
+// finish takes the tokens of a segment from its end, the latest first. A launch may start while the one
+// before it runs out (programmatic dependent launch), and waits for it before it touches memory.
+//
 // K is split over blocks because few tokens could not fill a device otherwise. The split is one of two:
 //   T <= kFewTokens   a warp = 16 tokens x 1 step, weights from memory to fragments; partial sums of steps
 //   more              a block = 64 tokens x 1 group (8 steps); its four warps split the weights once and
@@ -13,11 +18,10 @@
 //                     the pieces through shared memory, double-buffered; partial sums of groups
 // Either way finish adds in the order of mix.cuh, so both give the same bits.
 //
-// Bytes, per token: mhc_pre reads 8 D, and again for the collapse; mhc_post_pre reads 8 D + 2 D, writes 8 D,
-// and reads those for the collapse (from L2 while few tokens are in flight); each writes 2 D for each of x
-// and normed, D for codes, and moves 256 bytes of partial sums a group. fn, 384 D bytes, is read once for
-// every 16 (many tokens: 64) tokens, mostly from L2. Products: 3 x 2 x 24 x 4 D flops on tensor cores, for 24
-// fp32-grade ones.
+// Bytes of device memory a token: mhc_pre reads 8 D; mhc_post_pre reads 8 D + 2 D and writes 8 D; each writes
+// 2 D for each of x and normed and D for codes. From L2: 8 D for the collapse, 256 of partial sums a group,
+// and fn's 384 D for every 16 (many tokens: 64) tokens. Products: 3 x 2 x 24 x 4 D flops on tensor cores, for
+// 24 fp32-grade dot products.
 //
 // f32: one block a token, the primitives.
 #pragma once
@@ -52,17 +56,26 @@ DSV4_HD constexpr std::int64_t mhc_groups(std::int64_t hidden) {
   return (mhc_steps(hidden) + mhc::kGroupSteps - 1) / mhc::kGroupSteps;
 }
 
-/// Partial sums of `tokens` tokens. The few tokens of the finer split may need more room than many of the
-/// other: the larger of both, so that the size never falls.
+/// Group sums of a segment: 2 MiB of them stand for 32 MiB of streams.
+inline constexpr std::int64_t kSegmentRows = 16 * 1024;
+static_assert(kSegmentRows / mhc::kMaxGroups >= kManyTokens, "a segment holds a block's tokens at any width");
+
+/// Tokens of a segment: whole blocks, and kSegmentRows group sums at most.
+constexpr std::int64_t segment_tokens(std::int64_t hidden) {
+  return kSegmentRows / mhc_groups(hidden) / kManyTokens * kManyTokens;
+}
+
+/// Partial sums of a segment. The few tokens of the finer split may need more room than many of the other:
+/// the larger of both, so that the size never falls.
 inline float* take_partials(Workspace& workspace, ops::DType dtype, std::int64_t tokens,
                             std::int64_t hidden) {
   if (dtype != ops::DType::kBf16) return nullptr;
-  const std::int64_t rows =
-      std::max(tokens * mhc_groups(hidden), std::min(tokens, kFewTokens) * mhc_steps(hidden));
+  const std::int64_t rows = std::max(std::min(tokens * mhc_groups(hidden), kSegmentRows),
+                                     std::min(tokens, kFewTokens) * mhc_steps(hidden));
   return workspace.take<float>(rows * mhc::kPartialColumns);
 }
 
-/// A batch to collapse; strides are resolved. Outputs may be null.
+/// A batch to collapse, or a segment of it; strides are resolved. Outputs may be null.
 struct Collapse {
   void *x, *normed;
   e4m3* codes;
@@ -71,7 +84,8 @@ struct Collapse {
   const void* streams;
   const float* fn;
   mhc::Site site;
-  std::int64_t tokens, hidden;
+  std::int64_t first, tokens;  // the segment's first token, and how many it has
+  std::int64_t hidden;
   std::int64_t x_stride, normed_stride, codes_stride, post_stride, comb_stride, pre_stride, mixes_stride;
   std::int64_t streams_stride;
   float* partial;  // [units, tokens, kPartialColumns]
@@ -99,11 +113,12 @@ DSV4_DEVICE mhc::TokenOutputs<T> outputs_of(const Collapse& c, std::int64_t t) {
           .mixes = row(c.mixes, c.mixes_stride)};
 }
 
-/// Streams of 16 tokens at a step; with kPost made, and written, here.
+/// Streams at a step of 16 tokens, from token `tile_first` of the segment; with kPost made, and written,
+/// here.
 template <bool kPost>
 DSV4_DEVICE void streams_at(mhc::StreamTile& tile, const Collapse& c, const PostArguments& p,
-                            std::int64_t first, std::int64_t channel) {
-  const std::int64_t tokens = c.tokens - first;
+                            std::int64_t tile_first, std::int64_t channel) {
+  const std::int64_t first = c.first + tile_first, tokens = c.tokens - tile_first;
   if constexpr (kPost)
     mhc::post_streams(tile,
                       {.out = static_cast<bf16*>(p.out),
@@ -125,10 +140,16 @@ template <int kRows, bool kPost>
 DSV4_KERNEL(kFewWarps* arch::kWarpThreads)
 mix_few_kernel(const DSV4_GRID_CONSTANT Collapse c, const DSV4_GRID_CONSTANT PostArguments post) {
   const int step = static_cast<int>(arch::block_idx().x) * kFewWarps + arch::warp_id();
-  if (step >= mhc_steps(c.hidden)) return;
   const std::int64_t first = std::int64_t{arch::block_idx().y} * mhc::kTileTokens;
   const std::int64_t channel = std::int64_t{step} * mhc::kStepChannels;
+  const bool inside = step < mhc_steps(c.hidden);
   arch::allow_next_grid();
+  // The weights' cache lines on their way while the previous grid runs out: a hint may precede the wait, a
+  // load may not.
+  for (int line = arch::lane_id(); inside && line < kRows * mhc::kStreams; line += arch::kWarpThreads)
+    arch::prefetch_l2(c.fn + line * c.hidden + channel);
+  arch::wait_for_previous_grid();
+  if (!inside) return;
   mhc::StreamTile tile;
   streams_at<kPost>(tile, c, post, first, channel);
   const mhc::MixSums<kRows> sums = mhc::mix_step<kRows>(tile, [&](int stream) {
@@ -178,6 +199,7 @@ mix_many_kernel(const DSV4_GRID_CONSTANT Collapse c, const DSV4_GRID_CONSTANT Po
   const int count = steps - begin < mhc::kGroupSteps ? steps - begin : mhc::kGroupSteps;
   const auto channel_of = [begin](int i) { return std::int64_t{begin + i} * mhc::kStepChannels; };
   arch::allow_next_grid();
+  arch::wait_for_previous_grid();
 
   mhc::RawWeights<kRows> raw;  // of the next step, stream `warp`
   mhc::load_weights(raw, c.fn, c.hidden, warp, channel_of(0));
@@ -207,31 +229,34 @@ template <int kRows>
 DSV4_KERNEL(mhc::kFinishThreads)
 finish_kernel(const DSV4_GRID_CONSTANT Collapse c, int units, int group_units) {
   DSV4_SHARED(mhc::FinishShared, shared);
-  DSV4_DYN_SMEM(bf16, row);  // [hidden]
-  const std::int64_t t = arch::block_idx().x;
+  DSV4_DYN_SMEM(bf16, row);                                            // [hidden]
+  const std::int64_t in_segment = c.tokens - 1 - arch::block_idx().x;  // what was written last comes first
+  const std::int64_t t = c.first + in_segment;
+  arch::allow_next_grid();
   arch::wait_for_previous_grid();
-  const float sum = mhc::sum_partials<kRows>(shared, c.partial + t * mhc::kPartialColumns,
+  const float sum = mhc::sum_partials<kRows>(shared, c.partial + in_segment * mhc::kPartialColumns,
                                              c.tokens * mhc::kPartialColumns, units, group_units);
   mhc::finish_token<kRows>(shared, row, c.site, outputs_of<bf16>(c, t),
                            static_cast<const bf16*>(c.streams) + t * c.streams_stride,
                            static_cast<int>(c.hidden), sum);
 }
 
-/// post_or_null: the post step in front; c.streams is then its output. tokens > 0.
 template <int kRows, bool kPost>
-Status launch_collapse_bf16(const char* name, const Collapse& c, const PostArguments& post, Stream stream) {
+Status launch_segment(const char* name, const Collapse& c, const PostArguments& post, Stream stream) {
   const bool few = c.tokens <= kFewTokens;
   const std::int64_t steps = mhc_steps(c.hidden), groups = mhc_groups(c.hidden);
   const auto ceil_div = [](std::int64_t a, std::int64_t b) { return static_cast<unsigned>((a + b - 1) / b); };
   const Status mixed =
       few ? arch::launch(name, mix_few_kernel<kRows, kPost>,
                          {.grid = {ceil_div(steps, kFewWarps), ceil_div(c.tokens, mhc::kTileTokens), 1},
-                          .block = {kFewWarps * arch::kWarpThreads, 1, 1}},
+                          .block = {kFewWarps * arch::kWarpThreads, 1, 1},
+                          .overlap_previous = true},
                          stream, c, post)
           : arch::launch(name, mix_many_kernel<kRows, kPost>,
-                         {.grid = {static_cast<unsigned>(ceil_div(c.tokens, kManyTokens) * groups), 1, 1},
+                         {.grid = {ceil_div(c.tokens, kManyTokens) * static_cast<unsigned>(groups), 1, 1},
                           .block = {kManyWarps * arch::kWarpThreads, 1, 1},
-                          .shared_bytes = 2 * sizeof(WeightStage<kRows>)},
+                          .shared_bytes = 2 * sizeof(WeightStage<kRows>),
+                          .overlap_previous = true},
                          stream, c, post);
   if (!mixed.ok()) return mixed;
   return arch::launch(name, finish_kernel<kRows>,
@@ -240,6 +265,21 @@ Status launch_collapse_bf16(const char* name, const Collapse& c, const PostArgum
                        .shared_bytes = static_cast<std::size_t>(c.hidden) * sizeof(bf16),
                        .overlap_previous = true},
                       stream, c, static_cast<int>(few ? steps : groups), few ? mhc::kGroupSteps : 1);
+}
+
+/// The segments of a batch, one after the other: they share the partial sums' memory.
+template <int kRows, bool kPost>
+Status launch_collapse_bf16(const char* name, const Collapse& batch, const PostArguments& post,
+                            Stream stream) {
+  const std::int64_t most = segment_tokens(batch.hidden);
+  for (std::int64_t first = 0; first < batch.tokens; first += most) {
+    Collapse segment = batch;
+    segment.first = first;
+    segment.tokens = std::min(most, batch.tokens - first);
+    const Status s = launch_segment<kRows, kPost>(name, segment, post, stream);
+    if (!s.ok()) return s;
+  }
+  return {};
 }
 
 // Grid: x = tokens.

@@ -150,6 +150,7 @@ Collapse collapse_arguments(const P& p) {
                    .sinkhorn_iterations = 0,
                    .norm_weight = p.norm_weight,
                    .norm_eps = p.norm_eps},
+          .first = 0,
           .tokens = p.tokens,
           .hidden = p.hidden,
           .x_stride = stride_or(p.x_stride, p.hidden),

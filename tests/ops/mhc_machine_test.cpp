@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 using namespace dsv4;
@@ -75,6 +76,26 @@ TEST_CASE("mhc_post_pre: a token's bits do not depend on its batch", "[ops][mhc]
   part(60, 8);
   part(190, 67);
   part(1, 256);
+}
+
+TEST_CASE("mhc_post_pre: a batch of several segments is its parts", "[ops][mhc]") {
+  const std::int64_t segment = 16384, tokens = segment + 17, hidden = 32;  // one group: the longest segment
+  const MhcInputs<bf16> in(tokens, hidden);
+  MhcPostBuffers<bf16> b(in, Lay::kContiguous);
+  Rows<bf16> mixed(tokens, 4 * hidden);
+  MhcOutputs<bf16> whole(tokens, hidden, Lay::kContiguous);
+  run_part(in, b, mixed, whole, 0, tokens);
+  REQUIRE_ROWS(mixed, reference_post(in));
+  for (const auto& [first, count] :
+       {std::pair<std::int64_t, std::int64_t>{0, 3}, {segment - 70, 87}, {tokens - 1, 1}}) {
+    CAPTURE(first, count);
+    Rows<bf16> part_mixed(count, 4 * hidden);
+    MhcOutputs<bf16> out(count, hidden, Lay::kContiguous);
+    run_part(in, b, part_mixed, out, first, count);
+    REQUIRE(outputs_difference(whole, first, out) == "");
+  }
+  REQUIRE(whole.x.intact() == "");
+  REQUIRE(whole.comb.intact() == "");
 }
 
 TEST_CASE("mixes are fp32-grade however a tensor core rounds", "[ops][mhc]") {
