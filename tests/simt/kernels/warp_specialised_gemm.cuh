@@ -32,7 +32,7 @@ enum class GemmOperandA { kShared, kRegisters };
 /// map_a: boxes of 64 x 128, map_b: 64 x 64, both swizzled by 128 bytes. k is a multiple of 64, n even; m and
 /// n need not fill the tiles. Grid: tiles of n, tiles of m.
 template <GemmOperandA kOperandA>
-DSV4_KERNEL(kGemmThreads)
+DSV4_KERNEL_RESIDENT(kGemmThreads, 1)
 warp_specialised_gemm(const DSV4_GRID_CONSTANT arch::TensorMap map_a,
                       const DSV4_GRID_CONSTANT arch::TensorMap map_b, float* c, int m, int n, int k) {
   using arch::Swizzle;
