@@ -46,7 +46,8 @@ std::string ranges(const std::vector<std::uint32_t>& list) {
 
 [[noreturn]] void abandon(Gang& gang, std::string error) {
   gang.failed = true;
-  gang.error = std::string("kernel ") + gang.launch->name + ": " + std::move(error);
+  gang.error = std::string("kernel ") + gang.launch->name + ": " + error;
+  std::string().swap(error);  // nothing on this stack is ever destroyed
   switch_context(current->context, gang.main, true);
   std::abort();
 }
@@ -90,7 +91,9 @@ void fail(const char* format, ...) {
   va_start(arguments, format);
   std::vsnprintf(text, sizeof text, format, arguments);
   va_end(arguments);
-  abandon(*current->block->gang, std::string(text) + "\n  at " + describe(*current));
+  std::string error(text);
+  error += "\n  at " + describe(*current);
+  abandon(*current->block->gang, std::move(error));
 }
 
 // ---- scheduling ------------------------------------------------------------------------------------------
@@ -108,18 +111,18 @@ std::atomic<int> polling_gangs{0};
 // are found polling time and again.
 bool others_may_help(Gang& gang) {
   using namespace std::chrono_literals;
-  if (running_gangs == 1) return std::exchange(gang.had_company, false);  // one look at what they left
+  if (busy_workers == 1) return std::exchange(gang.had_company, false);  // one look at what they left
   gang.had_company = true;
   ++polling_gangs;
   std::this_thread::sleep_for(50us);
-  gang.all_polled = polling_gangs == running_gangs ? gang.all_polled + 1 : 0;
+  gang.all_polled = polling_gangs == busy_workers ? gang.all_polled + 1 : 0;
   --polling_gangs;
   return gang.all_polled < 100;
 }
 
 }  // namespace
 
-std::atomic<int> running_gangs{0};
+std::atomic<int> busy_workers{0};
 
 void detail::run_until_ready(Gang& gang) {
   while (gang.head == gang.tail) {
