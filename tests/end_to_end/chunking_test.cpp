@@ -5,6 +5,7 @@
 #include "tests/support/catch.hpp"
 #include "tests/support/random.hpp"
 #include "tests/support/random_model.hpp"
+#include "tests/support/shapes.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -174,7 +175,9 @@ template <class T>
 void run(const ModelConfig& config, NumericMode mode, StateOptions options, int histories) {
   const Model model = test::random_model(config, mode, 7);
   std::vector<Baseline> baselines;
-  for (const std::int64_t length : {300, 131, 9})
+  if (test::reduced()) histories = 2;
+  const std::int64_t longest = test::reduced() ? 140 : 300;
+  for (const std::int64_t length : {longest, std::int64_t{131}, std::int64_t{9}})
     baselines.push_back(baseline<T>(model, options, length, static_cast<std::uint64_t>(length)));
   for (int i = 0; i < histories; ++i)
     random_histories<T>(model, options, baselines, 1 + i % 3, static_cast<std::uint64_t>(i));
