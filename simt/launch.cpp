@@ -232,11 +232,9 @@ void run_gang(Worker& w, const Launch& launch, const Options& o, std::uint64_t n
   t.state = State::kRunning;
   gang.all_polled = 0;
   gang.had_company = false;
-  ++running_gangs;
   current = &t;
   switch_context(gang.main, t.context);
   current = nullptr;
-  --running_gangs;
   if constexpr (race::kEnabled) race::end_gang(gang);
 }
 
@@ -360,6 +358,7 @@ void run(const Launch& launch) {
   std::mutex result_mutex;
   std::string error;
   std::exception_ptr exception;
+  busy_workers = static_cast<int>(workers);
   m.pool.run(static_cast<int>(workers), [&](int i) {
     Worker& w = m.pool.worker(i);
     w.gang.counters = {};
@@ -378,6 +377,7 @@ void run(const Launch& launch) {
       exception = std::current_exception();
       stop = true;
     }
+    --busy_workers;
     std::lock_guard guard(result_mutex);
     m.counters += w.gang.counters;
   });

@@ -131,8 +131,8 @@ struct Gang {
 
 /// The CUDA thread that runs on this OS thread; null on the host's side of a launch.
 extern thread_local constinit Thread* current;
-/// Gangs that OS threads execute now.
-extern std::atomic<int> running_gangs;
+/// OS threads that have gangs of the launch to execute.
+extern std::atomic<int> busy_workers;
 
 // ---- scheduling ------------------------------------------------------------------------------------------
 inline void make_ready(Gang& gang, Thread& t) {
