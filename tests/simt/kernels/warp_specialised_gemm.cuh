@@ -89,6 +89,7 @@ warp_specialised_gemm(const DSV4_GRID_CONSTANT arch::TensorMap map_a,
                                  i + step > 0);
       arch::wgmma_commit();
       arch::wgmma_wait<0>();
+      arch::sync_warp();  // lane 0 answers for what ldmatrix read for the others
       if (lane == 0) arch::mbarrier_arrive(s->empty[stage]);
     } else {
       const std::uint64_t a = arch::wgmma_rows<Swizzle::k128>(s->a[stage] + 64 * consumer * kGemmK);
