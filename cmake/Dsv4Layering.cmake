@@ -58,6 +58,7 @@ allow("reference/forward[.]hpp" "(dsv4|reference)/.*" "reference/.*backend.*")
 allow("reference/.*" "(dsv4|reference)/.*")
 allow("tests/install/.*" "(dsv4|reference)/.*")
 allow("tests/.*" "(dsv4|simt|reference|kernels|tests|fuzz)/.*")
+allow("bench/gpu/.*" "(dsv4|tests/(support|gpu)|bench/gpu)/.*" "reference/.*") # neither has other packages
 allow("(bench|fuzz|tools)/.*" "(dsv4|reference|tests/support|bench|fuzz)/.*")
 allow("examples/.*" "(dsv4|reference)/.*")
 
