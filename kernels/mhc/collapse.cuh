@@ -41,6 +41,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace dsv4::kernels::inline DSV4_FLAVOUR {
 
@@ -113,27 +114,45 @@ DSV4_DEVICE mhc::TokenOutputs<T> outputs_of(const Collapse& c, std::int64_t t) {
           .mixes = row(c.mixes, c.mixes_stride)};
 }
 
-/// Streams at a step of 16 tokens, from token `tile_first` of the segment; with kPost made, and written,
-/// here.
+/// 16 tokens of the segment, from its token `tile_first`: their streams, step by step.
 template <bool kPost>
-DSV4_DEVICE void streams_at(mhc::StreamTile& tile, const Collapse& c, const PostArguments& p,
-                            std::int64_t tile_first, std::int64_t channel) {
-  const std::int64_t first = c.first + tile_first, tokens = c.tokens - tile_first;
-  if constexpr (kPost)
-    mhc::post_streams(tile,
-                      {.out = static_cast<bf16*>(p.out),
-                       .out_stride = p.out_stride,
-                       .y = {static_cast<const bf16*>(p.y), p.y_stride},
-                       .streams = {static_cast<const bf16*>(p.streams), p.streams_stride},
-                       .post = p.post,
-                       .comb = p.comb,
-                       .post_stride = p.post_stride,
-                       .comb_stride = p.comb_stride},
-                      first, tokens, c.hidden, channel);
-  else
-    mhc::load_streams(tile, {static_cast<const bf16*>(c.streams), c.streams_stride}, first, tokens, c.hidden,
-                      channel);
-}
+struct StreamReader {
+  using Tile = std::conditional_t<kPost, mhc::PostTile, mhc::StreamTile>;  // what is in flight
+
+  const Collapse& c;
+  mhc::PostRows post;
+  std::int64_t first, tokens;
+
+  DSV4_DEVICE StreamReader(const Collapse& batch, const PostArguments& p, std::int64_t tile_first)
+      : c(batch),
+        post{.out = static_cast<bf16*>(p.out),
+             .out_stride = p.out_stride,
+             .y = {static_cast<const bf16*>(p.y), p.y_stride},
+             .streams = {static_cast<const bf16*>(p.streams), p.streams_stride},
+             .post = p.post,
+             .comb = p.comb,
+             .post_stride = p.post_stride,
+             .comb_stride = p.comb_stride},
+        first(batch.first + tile_first),
+        tokens(batch.tokens - tile_first) {}
+
+  DSV4_DEVICE void load(Tile& tile, std::int64_t channel) const {
+    if constexpr (kPost)
+      mhc::load_post(tile, post, first, tokens, c.hidden, channel);
+    else
+      mhc::load_streams(tile, {static_cast<const bf16*>(c.streams), c.streams_stride}, first, tokens,
+                        c.hidden, channel);
+  }
+  /// The streams to mix; with kPost made, and written, here.
+  DSV4_DEVICE const mhc::StreamTile& finish(Tile& tile, std::int64_t channel) const {
+    if constexpr (kPost) {
+      mhc::apply_post(tile, post, first, tokens, c.hidden, channel);
+      return tile.streams;
+    } else {
+      return tile;
+    }
+  }
+};
 
 // Grid: x = pairs of steps, y = tiles of 16 tokens.
 template <int kRows, bool kPost>
@@ -150,13 +169,15 @@ mix_few_kernel(const DSV4_GRID_CONSTANT Collapse c, const DSV4_GRID_CONSTANT Pos
     arch::prefetch_l2(c.fn + line * c.hidden + channel);
   arch::wait_for_previous_grid();
   if (!inside) return;
-  mhc::StreamTile tile;
-  streams_at<kPost>(tile, c, post, first, channel);
-  const mhc::MixSums<kRows> sums = mhc::mix_step<kRows>(tile, [&](int stream) {
-    mhc::RawWeights<kRows> raw;
-    mhc::load_weights(raw, c.fn, c.hidden, stream, channel);
+  mhc::RawWeights<kRows> raw[mhc::kStreams];  // all loads in flight at once: latency is what few tokens cost
+  DSV4_UNROLL
+  for (int s = 0; s < mhc::kStreams; ++s) mhc::load_weights(raw[s], c.fn, c.hidden, s, channel);
+  const StreamReader<kPost> reader(c, post, first);
+  typename StreamReader<kPost>::Tile tile;
+  reader.load(tile, channel);
+  const mhc::MixSums<kRows> sums = mhc::mix_step<kRows>(reader.finish(tile, channel), [&](int stream) {
     mhc::MixWeights<kRows> w;
-    mhc::split_weights(w, raw);
+    mhc::split_weights(w, raw[stream]);
     return w;
   });
   mhc::store_sums(c.partial + (step * c.tokens + first) * mhc::kPartialColumns, sums, c.tokens - first);
@@ -201,18 +222,23 @@ mix_many_kernel(const DSV4_GRID_CONSTANT Collapse c, const DSV4_GRID_CONSTANT Po
   arch::allow_next_grid();
   arch::wait_for_previous_grid();
 
-  mhc::RawWeights<kRows> raw;  // of the next step, stream `warp`
+  const StreamReader<kPost> reader(c, post, first);
+  typename StreamReader<kPost>::Tile next;  // in flight while the step before it is computed
+  reader.load(next, channel_of(0));
+  mhc::RawWeights<kRows> raw;  // the same of the weights, stream `warp`
   mhc::load_weights(raw, c.fn, c.hidden, warp, channel_of(0));
   stage[0].put(warp, raw);
   arch::sync_threads();
   mhc::MixSums<kRows> total;
   for (int i = 0; i < count; ++i) {
     const bool more = i + 1 < count;
-    if (more) mhc::load_weights(raw, c.fn, c.hidden, warp, channel_of(i + 1));
-    mhc::StreamTile tile;
-    streams_at<kPost>(tile, c, post, first, channel_of(i));
-    const mhc::MixSums<kRows> sums =
-        mhc::mix_step<kRows>(tile, [&](int stream) { return stage[i % 2].get(stream); });
+    typename StreamReader<kPost>::Tile tile = next;
+    if (more) {
+      mhc::load_weights(raw, c.fn, c.hidden, warp, channel_of(i + 1));
+      reader.load(next, channel_of(i + 1));
+    }
+    const mhc::MixSums<kRows> sums = mhc::mix_step<kRows>(
+        reader.finish(tile, channel_of(i)), [&](int stream) { return stage[i % 2].get(stream); });
     if (i == 0)
       total = sums;
     else

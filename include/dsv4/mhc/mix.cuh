@@ -139,39 +139,51 @@ DSV4_DEVICE void load_streams(StreamTile& tile, const TokenRows& streams, std::i
   }
 }
 
-/// The same of the streams after mhc::post, which are also written to out. Every element is read and written
-/// by one thread, once.
-DSV4_DEVICE void post_streams(StreamTile& tile, const PostRows& rows, std::int64_t first, std::int64_t tokens,
-                              std::int64_t hidden, std::int64_t channel) {
-  const int g = arch::lane_id() / 4, t = arch::lane_id() % 4;
+/// What mhc::post needs of 16 tokens at a step, as a lane holds it: the old streams and y.
+struct PostTile {
+  StreamTile streams;
   Channels y[2];
+};
+
+/// Loads it, as load_streams does; all loads are in flight together.
+DSV4_DEVICE void load_post(PostTile& tile, const PostRows& rows, std::int64_t first, std::int64_t tokens,
+                           std::int64_t hidden, std::int64_t channel) {
+  const int g = arch::lane_id() / 4, t = arch::lane_id() % 4;
   DSV4_UNROLL
-  for (int r = 0; r < 2; ++r) {  // all loads of both rows first
+  for (int r = 0; r < 2; ++r) {
     const bool inside = g + 8 * r < tokens;
     const std::int64_t token = first + g + 8 * r, d = channel + t * kVector;
-    y[r] = {};
+    const bf16* p = rows.streams.data + token * rows.streams.stride + d;
+    tile.y[r] = {};
     if (inside)
-      y[r] = arch::load<arch::Cache::kStreaming>(
+      tile.y[r] = arch::load<arch::Cache::kStreaming>(
           reinterpret_cast<const Channels*>(rows.y.data + token * rows.y.stride + d));
     DSV4_UNROLL
     for (int s = 0; s < kStreams; ++s) {
-      tile.row[r][s] = {};
+      tile.streams.row[r][s] = {};
       if (inside)
-        tile.row[r][s] = arch::load<arch::Cache::kStreaming>(reinterpret_cast<const Channels*>(
-            rows.streams.data + token * rows.streams.stride + s * hidden + d));
+        tile.streams.row[r][s] =
+            arch::load<arch::Cache::kStreaming>(reinterpret_cast<const Channels*>(p + s * hidden));
     }
   }
+}
+
+/// Makes the streams after mhc::post of it, and writes them to out. Every element is read and written by one
+/// thread, once, so out may be the old streams.
+DSV4_DEVICE void apply_post(PostTile& tile, const PostRows& rows, std::int64_t first, std::int64_t tokens,
+                            std::int64_t hidden, std::int64_t channel) {
+  const int g = arch::lane_id() / 4, t = arch::lane_id() % 4;
   DSV4_UNROLL
   for (int r = 0; r < 2; ++r) {
     if (g + 8 * r >= tokens) continue;
     const std::int64_t token = first + g + 8 * r;
     post_channels(
-        tile.row[r], y[r],
+        tile.streams.row[r], tile.y[r],
         load_post_coefficients(rows.post + token * rows.post_stride, rows.comb + token * rows.comb_stride));
     bf16* p = rows.out + token * rows.out_stride + channel + t * kVector;
     DSV4_UNROLL
     for (int s = 0; s < kStreams; ++s)
-      arch::store(reinterpret_cast<Channels*>(p + s * hidden), tile.row[r][s]);
+      arch::store(reinterpret_cast<Channels*>(p + s * hidden), tile.streams.row[r][s]);
   }
 }
 
