@@ -49,7 +49,7 @@ Expected expected(const std::vector<T>& x, std::int64_t rows, std::int64_t n, Fo
 // Rows whose blocks differ widely in scale; a block of zeros, one below every floor.
 template <class T>
 std::vector<T> inputs(std::int64_t rows, std::int64_t n, std::uint64_t seed) {
-  auto v = test::normal_bf16(rows * n, seed);
+  auto v = test::normal(rows * n, seed);
   for (std::size_t i = 0; i < v.size(); ++i)
     v[i] *= std::ldexp(1.0f, static_cast<int>(i / 32 % 24) - 14) * (i / 32 % 11 == 3 ? 0.0f : 1.0f);
   return test::row_of<T>(v);
@@ -146,7 +146,7 @@ TEST_CASE("act_quant marks blocks that hold a NaN or an infinity", "[ops][act_qu
   for (const Format f : kFormats)
     for (const float bad :
          {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
-      auto v = test::normal_bf16(n, 3);
+      auto v = test::normal(n, 3);
       v[131] = bad;
       const auto values = test::row_of<bf16>(v);
       const auto want = expected(values, 1, n, f);

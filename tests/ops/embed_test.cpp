@@ -25,7 +25,7 @@ void check(std::int64_t tokens, std::int64_t hidden, RowLayout out_layout, RowLa
   CAPTURE(tokens, hidden, sizeof(T), sizeof(TTable), out_layout.stride, out_layout.align, table_layout.stride,
           table_layout.align);
   const std::int64_t vocab = 50;
-  const auto values = test::row_of<TTable>(test::normal_bf16(vocab * hidden, 1));
+  const auto values = test::row_of<TTable>(test::normal(vocab * hidden, 1));
   const auto ids = some_ids(tokens, vocab);
   Rows<TTable> table(vocab, hidden, values, table_layout);
   Rows<T> out(tokens, kStreams * hidden, out_layout);
@@ -80,7 +80,7 @@ TEST_CASE("embed gives NaNs for an id outside the vocabulary", "[ops][embed]") {
   const std::int64_t hidden = 136, vocab = 7;
   const std::vector<std::int32_t> ids = {6, 7, -1, 0, std::numeric_limits<std::int32_t>::max()};
   const std::int64_t tokens = static_cast<std::int64_t>(ids.size());
-  const auto values = test::row_of<bf16>(test::normal_bf16(vocab * hidden, 2));
+  const auto values = test::row_of<bf16>(test::normal(vocab * hidden, 2));
   for (const RowLayout& layout : test::layouts<bf16>(kStreams * hidden)) {
     Rows<bf16> out(tokens, kStreams * hidden, layout);
     REQUIRE_OK(ops::embed({.out = out.data(),

@@ -22,7 +22,7 @@ std::vector<T> expected(std::vector<T> x) {
 template <class T>
 void check(std::int64_t rows, RowLayout in, RowLayout to, bool in_place) {
   CAPTURE(rows, sizeof(T), in.stride, in.align, to.stride, to.align, in_place);
-  const auto values = test::row_of<T>(test::normal_bf16(rows * kN, 1, 2.0));
+  const auto values = test::row_of<T>(test::normal(rows * kN, 1, 2.0));
   Rows<T> x(rows, kN, values, in), out(rows, kN, to);
   REQUIRE_OK(ops::hadamard({.out = in_place ? x.data() : out.data(),
                             .x = x.data(),
@@ -61,7 +61,7 @@ TEST_CASE("hadamard of a unit vector is a row of the matrix", "[ops][hadamard]")
 
 TEST_CASE("a row's hadamard does not depend on the batch around it", "[ops][hadamard]") {
   const std::int64_t rows = 65;
-  Rows<bf16> x(rows, kN, test::row_of<bf16>(test::normal_bf16(rows * kN, 2))), all(rows, kN), one(1, kN);
+  Rows<bf16> x(rows, kN, test::row_of<bf16>(test::normal(rows * kN, 2))), all(rows, kN), one(1, kN);
   REQUIRE_OK(ops::hadamard({.out = all.data(), .x = x.data(), .rows = rows, .n = kN}, nullptr));
   for (const std::int64_t r : {0, 1, 64}) {
     REQUIRE_OK(ops::hadamard({.out = one.data(), .x = x.row(r), .rows = 1, .n = kN}, nullptr));

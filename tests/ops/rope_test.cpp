@@ -47,7 +47,7 @@ void check(std::int64_t tokens, std::int64_t heads, std::int64_t head_dim, RowLa
            RopeDirection direction, bool in_place) {
   CAPTURE(tokens, heads, head_dim, sizeof(T), layout.stride, layout.align, static_cast<int>(direction),
           in_place);
-  const auto values = test::row_of<T>(test::normal_bf16(tokens * heads * head_dim, 1));
+  const auto values = test::row_of<T>(test::normal(tokens * heads * head_dim, 1));
   const auto pos = positions(tokens);
   const auto freq = frequencies();
   auto want =
@@ -97,7 +97,7 @@ TEMPLATE_TEST_CASE("rope at the shapes of the models", "[ops][rope]", bf16, floa
 
 TEST_CASE("rope takes strides between tokens, and int64 positions", "[ops][rope]") {
   const std::int64_t tokens = 5, heads = 2, head_dim = 96;
-  const auto values = test::row_of<bf16>(test::normal_bf16(tokens * heads * head_dim, 2));
+  const auto values = test::row_of<bf16>(test::normal(tokens * heads * head_dim, 2));
   const auto pos = positions(tokens);
   const std::vector<std::int64_t> pos64(pos.begin(), pos.end());
   const auto freq = frequencies();
@@ -132,7 +132,7 @@ TEST_CASE("rope reads the caller's table", "[ops][rope]") {
     }
   }
   const std::vector<std::int32_t> pos = {8, 3, 9, -1};  // the last two have no row
-  const auto values = test::row_of<bf16>(test::normal_bf16(tokens * kDim, 3));
+  const auto values = test::row_of<bf16>(test::normal(tokens * kDim, 3));
   Rows<bf16> x(tokens, kDim, values);
   REQUIRE_OK(ops::rope({.out = x.data(),
                         .x = x.data(),
@@ -162,8 +162,7 @@ TEST_CASE("a token's rope does not depend on the batch around it", "[ops][rope]"
   const std::int64_t tokens = 65, heads = 5, row = heads * kDim;
   const auto pos = positions(tokens);
   const auto freq = frequencies();
-  Rows<bf16> x(tokens, row, test::row_of<bf16>(test::normal_bf16(tokens * row, 4))), all(tokens, row),
-      one(1, row);
+  Rows<bf16> x(tokens, row, test::row_of<bf16>(test::normal(tokens * row, 4))), all(tokens, row), one(1, row);
   ops::RopeParams p{.out = all.data(),
                     .x = x.data(),
                     .positions = pos.data(),

@@ -70,8 +70,8 @@ DSV4_DEVICE void rms_norm_row(C coop, const NormRow<T>& r, T* staged) {
     DSV4_UNROLL
     for (int j = 0; j < kN; ++j) {
       const float normed = v[j] * rho;
-      // Beyond the end stays 0: if rho is not finite, 0 * rho would be a NaN in the last block's maximum.
-      v[j] = j < count ? (r.weight_or_null ? w[j] * normed : normed) : 0.0f;
+      // Beyond the end this is 0, or NaN where rho is not finite, as is then every value of the block.
+      v[j] = r.weight_or_null ? w[j] * normed : normed;
     }
     const arch::Vec<T, kN> y = rounded<T>(v);
     if (r.out_or_null) store_values<kVector>(r.out_or_null + i, y, count);
