@@ -1,9 +1,9 @@
 // Ops of mHC on the SIMT machine against the primitives, and the mixes of the bf16 instance against fp64.
 #include "tests/support/catch.hpp"
 #include "tests/support/mhc_batch.hpp"
+#include "tests/support/shapes.hpp"
 
 #include <cstdint>
-#include <tuple>
 #include <vector>
 
 using namespace dsv4;
@@ -31,35 +31,25 @@ void require_pre(const MhcInputs<T>& in, const std::vector<T>& streams, const Mh
   REQUIRE_ROWS(out.scales, want.scales);
 }
 
-/// Shapes that cross every edge: of a tile, of a block, of the two ways to split the work.
-std::tuple<std::int64_t, std::int64_t> shape() {
-  using Shape = std::tuple<std::int64_t, std::int64_t>;
-  return GENERATE(table<std::int64_t, std::int64_t>({Shape{0, 128},
-                                                     {1, 128},
-                                                     {2, 128},
-                                                     {63, 128},
-                                                     {64, 128},
-                                                     {65, 128},
-                                                     {257, 128},
-                                                     {1, 256},
-                                                     {2, 256},
-                                                     {63, 256},
-                                                     {64, 256},
-                                                     {65, 256},
-                                                     {257, 256},
-                                                     {1, 4096},
-                                                     {65, 4096},
-                                                     {257, 4096},
-                                                     {2, 7168},
-                                                     {17, 32},
-                                                     {257, 288}}));
+struct Shape {
+  std::int64_t tokens, hidden;
+};
+
+/// Shapes that cross every edge: of a tile, of a block, of a group, of the two ways to split the work.
+std::vector<Shape> shapes() {
+  std::vector<Shape> all = {{17, 32}, {257, 288}};
+  for (const std::int64_t hidden : hidden_sizes())
+    for (const std::int64_t tokens : token_counts())
+      if (hidden <= 256 || (hidden == 4096 && (tokens == 1 || tokens == 65 || tokens == 257)) || tokens == 2)
+        all.push_back({tokens, hidden});
+  return all;
 }
 
 }  // namespace
 
 TEMPLATE_TEST_CASE("mhc_pre computes its equations", "[ops][mhc]", float, bf16) {
   using T = TestType;
-  const auto [tokens, hidden] = shape();
+  const auto [tokens, hidden] = GENERATE(from_range(shapes()));
   const Lay lay = tokens % 2 == 0 ? Lay::kContiguous : Lay::kStrided;
   CAPTURE(tokens, hidden);
   const MhcInputs<T> in(tokens, hidden);
@@ -72,7 +62,7 @@ TEMPLATE_TEST_CASE("mhc_pre computes its equations", "[ops][mhc]", float, bf16) 
 
 TEMPLATE_TEST_CASE("mhc_post computes its equation, in place too", "[ops][mhc]", float, bf16) {
   using T = TestType;
-  const auto [tokens, hidden] = shape();
+  const auto [tokens, hidden] = GENERATE(from_range(shapes()));
   const Lay lay = tokens % 2 == 0 ? Lay::kStrided : Lay::kContiguous;
   CAPTURE(tokens, hidden);
   const MhcInputs<T> in(tokens, hidden);
@@ -89,7 +79,7 @@ TEMPLATE_TEST_CASE("mhc_post computes its equation, in place too", "[ops][mhc]",
 
 TEMPLATE_TEST_CASE("mhc_post_pre is mhc_post, then mhc_pre, bit for bit", "[ops][mhc]", float, bf16) {
   using T = TestType;
-  const auto [tokens, hidden] = shape();
+  const auto [tokens, hidden] = GENERATE(from_range(shapes()));
   const Lay lay = tokens % 2 == 0 ? Lay::kContiguous : Lay::kStrided;
   CAPTURE(tokens, hidden);
   const MhcInputs<T> in(tokens, hidden);
@@ -126,7 +116,7 @@ TEMPLATE_TEST_CASE("mhc_post_pre is mhc_post, then mhc_pre, bit for bit", "[ops]
 
 TEMPLATE_TEST_CASE("mhc_head computes its equations", "[ops][mhc]", float, bf16) {
   using T = TestType;
-  const auto [tokens, hidden] = shape();
+  const auto [tokens, hidden] = GENERATE(from_range(shapes()));
   const Lay lay = tokens % 2 == 0 ? Lay::kContiguous : Lay::kStrided;
   CAPTURE(tokens, hidden);
   const MhcInputs<T> in(tokens, hidden, 4);
