@@ -45,25 +45,22 @@ void chain(int rows, int columns, int k, const float* a, const float* b, float* 
 // ------------------------------------------------------------------------------------------
 constexpr int kZeroExponent = -100000;  // of 0: below any other, even in a sum of two
 
-// |x| = mantissa 2^(exponent - fraction bits); the sign is x's.
+// Eight values with |x| = mantissa 2^(exponent - fraction bits), the mantissa having x's sign.
 struct Decoded {
-  std::int32_t mantissa, exponent;
+  i32x8 mantissa, exponent;
 };
 
-// `bits` fraction bits, no exponent below min_exponent; x is finite and has no more bits than that.
-Decoded decode(float x, int bits, int min_exponent) {
-  std::uint32_t u;
-  std::memcpy(&u, &x, sizeof u);
-  const std::int32_t field = static_cast<std::int32_t>(u >> 23 & 255);
-  std::int32_t mantissa = static_cast<std::int32_t>(u & 0x7fffff), exponent = -126;
-  if (field) {
-    mantissa |= 0x800000;
-    exponent = field - 127;
-  }
-  if (!mantissa) return {0, kZeroExponent};
-  mantissa >>= std::min(23 - bits + std::max(min_exponent - exponent, 0), 31);
-  exponent = std::max(exponent, min_exponent);
-  return {static_cast<std::int32_t>(u) < 0 ? -mantissa : mantissa, exponent};
+// `bits` fraction bits, no exponent below min_exponent; finite x have no more bits than that.
+[[gnu::always_inline]] inline Decoded decode(const float* x, int bits, int min_exponent) {
+  const u32x8 u = vector_at<u32x8>(x);
+  const i32x8 field = (i32x8)(u >> 23 & 255), fraction = (i32x8)(u & 0x7fffff), negative = (i32x8)u >> 31;
+  i32x8 mantissa = field != 0 ? fraction | 0x800000 : fraction;
+  i32x8 exponent = (field != 0 ? field : i32x8{} + 1) - 127;
+  const i32x8 below = exponent < min_exponent ? min_exponent - exponent : i32x8{};
+  const i32x8 right = 23 - bits + below;
+  mantissa = (i32x8)((u32x8)mantissa >> (u32x8)(right > 31 ? i32x8{} + 31 : right));
+  exponent = mantissa != 0 ? exponent + below : i32x8{} + kZeroExponent;
+  return {(mantissa ^ negative) - negative, exponent};
 }
 
 // sum * 2^exponent, cut off at `bits` fraction bits.
@@ -81,30 +78,32 @@ float pack(std::int64_t sum, int exponent, int bits) {
   return static_cast<float>(sum < 0 ? -value : value);
 }
 
-bool finite(float x) {
-  std::uint32_t u;
-  std::memcpy(&u, &x, sizeof u);
-  return (u & 0x7f800000u) != 0x7f800000u;
+// All ones where x is not finite.
+[[gnu::always_inline]] inline i32x8 not_finite(const float* x) {
+  return (vector_at<u32x8>(x) & 0x7f800000u) == 0x7f800000u;
 }
 
-// The operands of eight columns, decoded.
-struct Columns {
+// Rows or columns of an operand, eight values to a vector.
+struct Operand {
   alignas(32) std::int32_t mantissa[kMaxTerms][kColumns];
   alignas(32) std::int32_t exponent[kMaxTerms][kColumns];
+
+  void put(int i, const Decoded& d) {
+    std::memcpy(mantissa[i], &d.mantissa, sizeof d.mantissa);
+    std::memcpy(exponent[i], &d.exponent, sizeof d.exponent);
+  }
 };
 
-// sum[j] += a[n] b[n][j] over `terms` products, for eight columns j.
-void add_aligned(const SumModel& m, int terms, const Decoded* a, const std::int32_t (*mantissa)[kColumns],
-                 const std::int32_t (*exponent)[kColumns], float* sum) {
-  Decoded addend[kColumns];
-  alignas(32) std::int32_t largest_at[kColumns];
-  for (int j = 0; j < kColumns; ++j) {
-    addend[j] = decode(sum[j], 23, -126);
-    largest_at[j] = addend[j].exponent;
-  }
-  i32x8 largest = vector_at<i32x8>(largest_at);
+// sum[j] += a[n] b[n][j] over `terms` products, for eight columns j; a is given by its mantissas and
+// exponents.
+[[gnu::always_inline]] inline void add_aligned(const SumModel& m, int terms, const std::int32_t* a_mantissa,
+                                               const std::int32_t* a_exponent,
+                                               const std::int32_t (*b_mantissa)[kColumns],
+                                               const std::int32_t (*b_exponent)[kColumns], float* sum) {
+  const Decoded addend = decode(sum, 23, -126);
+  i32x8 largest = addend.exponent;
   for (int n = 0; n < terms; ++n) {
-    const i32x8 e = vector_at<i32x8>(exponent[n]) + a[n].exponent;
+    const i32x8 e = vector_at<i32x8>(b_exponent[n]) + a_exponent[n];
     largest = e > largest ? e : largest;
   }
   const int up = m.fraction_bits - 2 * m.element_bits;  // a product has two operands' fraction bits
@@ -112,9 +111,9 @@ void add_aligned(const SumModel& m, int terms, const Decoded* a, const std::int3
   for (int begin = 0; begin < terms; begin += 8) {  // 8 products of fraction_bits + 2 <= 27 bits fit 32
     i32x8 partial = {};
     for (int n = begin; n < std::min(begin + 8, terms); ++n) {
-      const i32x8 product = vector_at<i32x8>(mantissa[n]) * a[n].mantissa;
+      const i32x8 product = vector_at<i32x8>(b_mantissa[n]) * a_mantissa[n];
       const i32x8 sign = product >> 31;
-      i32x8 right = largest - (vector_at<i32x8>(exponent[n]) + a[n].exponent);
+      i32x8 right = largest - (vector_at<i32x8>(b_exponent[n]) + a_exponent[n]);
       right = right > 31 ? i32x8{} + 31 : right;
       const u32x8 magnitude = (u32x8)((product ^ sign) - sign) << up;
       partial += ((i32x8)(magnitude >> (u32x8)right) ^ sign) - sign;
@@ -122,49 +121,57 @@ void add_aligned(const SumModel& m, int terms, const Decoded* a, const std::int3
     for (int j = 0; j < kColumns; ++j) total[j] += partial[j];
   }
   for (int j = 0; j < kColumns; ++j) {
-    const int exponent_of_sum = largest[j];
-    if (exponent_of_sum < kZeroExponent / 2) {
+    const int exponent = largest[j], mantissa = addend.mantissa[j];
+    if (exponent < kZeroExponent / 2) {
       sum[j] = 0.0f;
       continue;
     }
-    const int right = std::min(8 + 23 - m.fraction_bits + exponent_of_sum - addend[j].exponent, 63);
-    const std::int64_t magnitude = std::int64_t{std::abs(addend[j].mantissa)} << 8 >> right;
-    sum[j] = pack(total[j] + (addend[j].mantissa < 0 ? -magnitude : magnitude),
-                  exponent_of_sum - m.fraction_bits, m.result_bits);
+    const int right = std::min(8 + 23 - m.fraction_bits + exponent - addend.exponent[j], 63);
+    const std::int64_t magnitude = std::int64_t{std::abs(mantissa)} << 8 >> right;
+    sum[j] =
+        pack(total[j] + (mantissa < 0 ? -magnitude : magnitude), exponent - m.fraction_bits, m.result_bits);
   }
 }
 
 void aligned(const SumModel& m, int rows, int columns, int k, const float* a, const float* b, float* d) {
-  for (int j0 = 0; j0 < columns; j0 += kColumns) {
-    Columns c;
-    bool column_finite[kColumns];
-    std::fill_n(column_finite, kColumns, true);
-    for (int n = 0; n < k; ++n)
-      for (int j = 0; j < kColumns; ++j) {
-        const float x = b[n * columns + j0 + j];
-        column_finite[j] = column_finite[j] && finite(x);
-        const Decoded y = decode(x, m.element_bits, m.min_exponent);
-        c.mantissa[n][j] = y.mantissa;
-        c.exponent[n][j] = y.exponent;
+  constexpr int kRows = 8;  // whose decoded operands are on the stack at a time
+  for (int i0 = 0; i0 < rows; i0 += kRows) {
+    Operand row;  // row i: its k values side by side, from row 4 i of the array
+    static_assert(kMaxTerms / kColumns * kRows == kMaxTerms);
+    bool row_finite[kRows];
+    for (int i = 0; i < kRows; ++i) {
+      i32x8 bad = {};
+      for (int n = 0; n < k; n += kColumns) {
+        const float* x = a + (i0 + i) * k + n;
+        bad |= not_finite(x);
+        row.put(4 * i + n / kColumns, decode(x, m.element_bits, m.min_exponent));
       }
-    for (int i = 0; i < rows; ++i) {
-      Decoded row[kMaxTerms];
-      bool row_finite = true;
+      row_finite[i] = true;
+      for (int n = 0; n < kColumns; ++n) row_finite[i] = row_finite[i] && bad[n] == 0;
+    }
+    for (int j0 = 0; j0 < columns; j0 += kColumns) {
+      Operand column;
+      i32x8 bad_columns = {};
       for (int n = 0; n < k; ++n) {
-        row_finite = row_finite && finite(a[i * k + n]);
-        row[n] = decode(a[i * k + n], m.element_bits, m.min_exponent);
+        const float* x = b + n * columns + j0;
+        bad_columns |= not_finite(x);
+        column.put(n, decode(x, m.element_bits, m.min_exponent));
       }
-      float before[kColumns], sum[kColumns];
-      std::memcpy(before, d + i * columns + j0, sizeof before);
-      std::memcpy(sum, before, sizeof sum);
-      for (int n = 0; n < k; n += m.terms)
-        add_aligned(m, std::min(m.terms, k - n), row + n, c.mantissa + n, c.exponent + n, sum);
-      for (int j = 0; j < kColumns; ++j) {
-        if (row_finite && column_finite[j] && finite(before[j])) continue;
-        sum[j] = before[j];
-        for (int n = 0; n < k; ++n) sum[j] += a[i * k + n] * b[n * columns + j0 + j];
+      for (int i = 0; i < kRows; ++i) {
+        float* out = d + (i0 + i) * columns + j0;
+        float sum[kColumns];
+        std::memcpy(sum, out, sizeof sum);
+        const i32x8 bad = row_finite[i] ? bad_columns | not_finite(sum) : ~i32x8{};
+        for (int n = 0; n < k; n += m.terms)
+          add_aligned(m, std::min(m.terms, k - n), row.mantissa[4 * i] + n, row.exponent[4 * i] + n,
+                      column.mantissa + n, column.exponent + n, sum);
+        for (int j = 0; j < kColumns; ++j) {
+          if (!bad[j]) continue;
+          sum[j] = out[j];
+          for (int n = 0; n < k; ++n) sum[j] += a[(i0 + i) * k + n] * b[n * columns + j0 + j];
+        }
+        std::memcpy(out, sum, sizeof sum);
       }
-      std::memcpy(d + i * columns + j0, sum, sizeof sum);
     }
   }
 }

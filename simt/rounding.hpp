@@ -28,8 +28,8 @@ SumModel mma_sums(Rounding rounding, MatrixElement element);
 /// The model of wgmma, of which bf16 and e4m3 are modelled; kAmpere, which has none, is as kHopper.
 SumModel wgmma_sums(Rounding rounding, MatrixElement element);
 
-/// D += A B over dense row-major fp32 matrices: a rows x k, b k x columns, d rows x columns; rows and columns
-/// are multiples of 8, k at most 32. The operands hold values of the model's element exactly. Where an
+/// D += A B over dense row-major fp32 matrices: a rows x k, b k x columns, d rows x columns; rows, columns
+/// and k are multiples of 8, k at most 32. The operands hold values of the model's element exactly. Where an
 /// operand or the addend of a sum is not finite, that sum is the fp32 chain's.
 void multiply_accumulate(const SumModel& model, int rows, int columns, int k, const float* a, const float* b,
                          float* d);
