@@ -1,4 +1,5 @@
 // Ops of mHC under every way the machine can execute them: rounding of tensor cores, schedules, bytes moved.
+#include <dsv4/simt/counters.hpp>
 #include <dsv4/simt/options.hpp>
 #include <dsv4/simt/watch.hpp>
 
@@ -159,6 +160,22 @@ TEST_CASE("mhc_post_pre reads the old streams once and writes the new ones once"
   REQUIRE(written.read_bytes() == 4 * bytes);  // for the collapse
   REQUIRE(x.written_bytes() == bytes);
   REQUIRE(x.read_bytes() == 0);
+}
+
+TEST_CASE("the kernels of mHC have no bank conflicts", "[ops][mhc]") {
+  const std::int64_t tokens = GENERATE(5, 257), hidden = 288;
+  const MhcInputs<bf16> in(tokens, hidden);
+  MhcPostBuffers<bf16> b(in, Lay::kContiguous);
+  Rows<bf16> mixed(tokens, 4 * hidden);
+  MhcOutputs<bf16> out(tokens, hidden, Lay::kContiguous);
+  simt::reset_counters();
+  run_part(in, b, mixed, out, 0, tokens);
+  const simt::Counters counted = simt::counters();
+  REQUIRE(counted.launches == 2);
+  const std::uint64_t steps = 9, tiles = tokens == 5 ? 1 : 5 * 4;  // 5 blocks of 4 warps
+  REQUIRE(counted.mma == tiles * steps * 8 * 3 * 3);
+  REQUIRE(counted.shared_bank_conflicts == 0);  // seen by instrumented builds
+  if (simt::Watch::kSeesPlain) REQUIRE(counted.shared_wavefronts > 0);
 }
 
 TEST_CASE("mhc_pre writes the outputs that are wanted, and no others", "[ops][mhc]") {
