@@ -1,13 +1,10 @@
 // cp.async: executed at issue or, the latest legal moment, in the wait.
 #include <dsv4/simt/cp_async.hpp>
+#include <dsv4/simt/memory.hpp>
 
 #include "simt/machine.hpp"
 
 #include <cstring>
-
-#if defined(DSV4_SIMT_ASAN)
-#include <sanitizer/asan_interface.h>
-#endif
 
 namespace dsv4::simt {
 namespace {
@@ -50,12 +47,7 @@ void cp_async(void* shared, const void* global, std::uint32_t bytes, std::uint32
   if (source_bytes > bytes) [[unlikely]]
     fail("cp.async: %u source bytes for a copy of %u (%s:%u)", source_bytes, bytes, loc.file, loc.line);
   std::byte* to = shared_pointer(*t.block, address, bytes, "cp.async", loc);
-#if defined(DSV4_SIMT_ASAN)
-  if (source_bytes)
-    if (const void* bad = __asan_region_is_poisoned(const_cast<void*>(global), source_bytes))
-      fail("cp.async: global memory out of bounds: %u bytes at %p, of which %p is not the kernel's (%s:%u)",
-           source_bytes, global, bad, loc.file, loc.line);
-#endif
+  if (source_bytes) note_global(global, source_bytes, false, "cp.async", loc);
   ++gang.counters.cp_async;
   CopiesInFlight& f = t.async.cp_async;
   const bool now = execute_at_issue(gang);
