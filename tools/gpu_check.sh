@@ -59,7 +59,7 @@ fi
 # What --prepare packed along serves where the machine has nothing of the kind.
 tools="$DSV4_ROOT/.gpu-tools"
 if [[ -d "$tools" ]]; then
-  export PATH="$PATH:$tools/bin:$tools/cmake/data/bin:$tools/ninja/data/bin"
+  export PATH="$PATH:$tools/cmake/data/bin:$tools/bin" # in bin, cmake is a script that needs its package
 fi
 
 architecture="$build_only"
