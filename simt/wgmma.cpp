@@ -106,7 +106,7 @@ void load_tile(Block& b, const Wgmma& w, bool is_b, int first, int rows, float* 
 }
 
 // What a warp reads of shared memory, as far as the race detector cares.
-void report_reads(Thread& t, const Wgmma& w, Loc loc) {
+[[maybe_unused]] void report_reads(Thread& t, const Wgmma& w, Loc loc) {
   const race::Clock now = race::snapshot(t);
   const auto report = [&](std::uint32_t address, int, int) {
     race::async_shared_access(t, now, shared_pointer(*t.block, address, 16, "wgmma", loc), 16, false, loc);
