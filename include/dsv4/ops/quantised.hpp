@@ -23,9 +23,8 @@ enum class ScaleLayout : std::int32_t {
 struct Fp8Output {
   void* codes = nullptr;   // [rows, n] e4m3; null = no quantised output
   void* scales = nullptr;  // ceil(n/128) scales a row, scale_type and scale_layout; aligned to their size
-  std::int64_t codes_stride = 0;  // between rows; 0 = n
-  std::int64_t scales_stride =
-      0;  // row-major: between rows, 0 = blocks; column-major: between blocks, 0 = rows
+  std::int64_t codes_stride = 0;   // between rows; 0 = n
+  std::int64_t scales_stride = 0;  // between rows of [rows, blocks] or [blocks, rows]; 0 = contiguous
   ScaleType scale_type = ScaleType::kUe8m0;
   ScaleLayout scale_layout = ScaleLayout::kRowMajor;
 };
