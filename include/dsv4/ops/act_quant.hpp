@@ -25,10 +25,9 @@ struct ActQuantParams {
   ScaleType scale_type = ScaleType::kUe8m0;
   ScaleLayout scale_layout = ScaleLayout::kRowMajor;
   DType dtype = DType::kBf16;
-  std::int64_t codes_stride = 0;  // bytes between rows; 0 = n (e4m3), n/2 (e2m1)
-  std::int64_t scales_stride =
-      0;                      // row-major: between rows, 0 = blocks; column-major: between blocks, 0 = rows
-  std::int64_t x_stride = 0;  // between rows; 0 = n
+  std::int64_t codes_stride = 0;   // bytes between rows; 0 = n (e4m3), n/2 (e2m1)
+  std::int64_t scales_stride = 0;  // between rows of [rows, blocks] or [blocks, rows]; 0 = contiguous
+  std::int64_t x_stride = 0;       // between rows; 0 = n
 };
 
 inline namespace DSV4_FLAVOUR {
