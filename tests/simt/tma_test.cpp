@@ -10,6 +10,7 @@
 #include <dsv4/arch/tma.cuh>
 #include <dsv4/core/types.hpp>
 #include <dsv4/simt/counters.hpp>
+#include <dsv4/simt/watch.hpp>
 
 #include "tests/simt/policies.hpp"
 
@@ -323,9 +324,13 @@ TEST_CASE("TMA stores what lies in the tensor", "[simt][tma]") {
           for (std::size_t e = 0; e < n; ++e)
             if (std::uint16_t* p = expected.at({x, y}, e))
               std::memcpy(p, reinterpret_cast<const char*>(in.data()) + place(s, 2 * e), 2);
+          std::size_t inside = 0;
+          for (std::size_t e = 0; e < n; ++e) inside += t.at({x, y}, e) != nullptr;
+          const simt::Watch watch(t.data.data(), t.data.size() * 2);
           simt::launch("store", store_kernel<Out::kStore>, threads(32, sizeof(TileShared)), t.map(),
                        std::array<std::int32_t, 2>{x, y}, in.data(), static_cast<unsigned>(in.size()));
           CHECK(t.data == expected.data);
+          CHECK(watch.written_bytes() == 2 * inside);
         }
     }
   });
@@ -348,7 +353,7 @@ TEST_CASE("TMA adds to a tensor, blocks in any order", "[simt][tma]") {
       shape.box[0] = static_cast<std::uint32_t>(width);
       shape.box[1] = 4;
       shape.swizzle = Swizzle::k128;
-      TensorMap map;
+      TensorMap map{};
       REQUIRE(arch::make_tensor_map(map, base, shape).ok());
       simt::launch("add", store_kernel<Out::kAdd>, threads(32, sizeof(TileShared), kBlocks), map,
                    std::array<std::int32_t, 2>{0, 7}, in.data(), static_cast<unsigned>(in.size()));
@@ -396,9 +401,12 @@ TEST_CASE("bulk copies and reductions", "[simt][bulk]") {
       if (i < 64) sum_f[i] = 10.0f;
       if (i < 128) sum_b[i] = from_float<bf16>(static_cast<float>(i)), sum_u[i] = 0xfffffff0u;
     }
+    const simt::Watch watched_in(in, sizeof in), watched_out(out, sizeof out);
     simt::reset_counters();
     simt::launch("bulk", bulk_kernel, threads(32, sizeof(BulkShared)), in, out, sum_f, sum_b, sum_u);
     CHECK(simt::counters().tma == 6);
+    CHECK(watched_in.read_bytes() == sizeof in);
+    CHECK(watched_out.written_bytes() == sizeof out);
     for (std::uint32_t i = 0; i < 256; ++i) REQUIRE(out[i] == in[i] + 1);
     for (std::uint32_t i = 0; i < 64; ++i) REQUIRE(sum_f[i] == 10.0f + static_cast<float>(i) * 0.25f);
     for (std::uint32_t i = 0; i < 128; ++i) {
