@@ -5,6 +5,7 @@
 #include "simt/machine.hpp"
 
 #include <dsv4/core/types.hpp>
+#include <dsv4/simt/memory.hpp>
 #include <dsv4/simt/tma.hpp>
 
 #include <atomic>
@@ -101,6 +102,7 @@ void bulk_load(void* shared, const void* global, std::uint32_t bytes, void* barr
   const std::uint32_t address = shared_address(shared, kName, loc);
   check_bulk(address, global, bytes, kName, loc);
   ++b.gang->counters.tma;
+  note_global(global, bytes, false, kName, loc);
   if constexpr (race::kEnabled) race::async_global_access(t, race::snapshot(t), global, bytes, false, loc);
   copy_into_shared(b, address, bytes, shared_address(barrier, kName, loc), kName, loc,
                    [=] { std::memcpy(shared, global, bytes); });
@@ -129,7 +131,7 @@ void bulk_store(void* global, const void* shared, std::uint32_t bytes, Element e
   check_bulk(address, global, bytes, name, loc);
   ++t.block->gang->counters.tma;
   auto* to = static_cast<std::byte*>(global);
-  report_store(t, to, bytes, element, loc);
+  report_store(t, to, bytes, element, name, loc);
   store_from_shared(address, bytes, name, loc, [=](const std::byte* from) {
     if (element == Element::kOther)
       std::memcpy(to, from, bytes);
@@ -174,7 +176,9 @@ void add_to_global(std::byte* to, const std::byte* from, std::uint32_t bytes, El
   }
 }
 
-void report_store(Thread& t, const std::byte* to, std::uint32_t bytes, Element element, Loc loc) {
+void report_store(Thread& t, const std::byte* to, std::uint32_t bytes, Element element, const char* name,
+                  Loc loc) {
+  note_global(to, bytes, true, name, loc);
   if constexpr (race::kEnabled) {
     if (element == Element::kOther)
       race::async_global_access(t, race::snapshot(t), to, bytes, true, loc);

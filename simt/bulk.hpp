@@ -46,8 +46,9 @@ void store_from_shared(std::uint32_t source, std::uint32_t bytes, const char* na
 
 /// Adds elements to global memory, each atomically.
 void add_to_global(std::byte* to, const std::byte* from, std::uint32_t bytes, Element element);
-/// Tells the race detector of a store, or of a reduction, that `t` is issuing. Nothing in other builds.
-void report_store(Thread& t, const std::byte* to, std::uint32_t bytes, Element element, Loc loc);
+/// Checks, counts and orders a store or a reduction that `t` is issuing.
+void report_store(Thread& t, const std::byte* to, std::uint32_t bytes, Element element, const char* name,
+                  Loc loc);
 
 /// An error if `t` has a store that may still read shared memory. The rest happens when the launch ends.
 void check_stores_finished(Thread& t);

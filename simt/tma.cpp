@@ -1,4 +1,5 @@
 // Tensor maps: boxes of up to five dimensions between global memory and (swizzled) shared memory.
+#include <dsv4/simt/memory.hpp>
 #include <dsv4/simt/tma.hpp>
 
 #include "simt/machine.hpp"
@@ -82,12 +83,13 @@ void tma_load(void* shared, const TensorMap& map, void* barrier, const std::int3
   const std::uint32_t barrier_address = shared_address(barrier, name, loc);
   const Coordinates at = check(map, c, rank, address, name, loc);
   ++mine.gang->counters.tma;
-  if constexpr (race::kEnabled) {
-    const race::Clock issued = race::snapshot(t);
-    for_each_piece(map, at, address, [&](const std::byte* global, std::uint32_t, std::uint32_t bytes) {
-      if (global) race::async_global_access(t, issued, global, bytes, false, loc);
-    });
-  }
+  race::Clock issued;
+  if constexpr (race::kEnabled) issued = race::snapshot(t);
+  for_each_piece(map, at, address, [&](const std::byte* global, std::uint32_t, std::uint32_t bytes) {
+    if (!global) return;
+    note_global(global, bytes, false, name, loc);
+    if constexpr (race::kEnabled) race::async_global_access(t, issued, global, bytes, false, loc);
+  });
   const auto load_into = [&](Block& b) {
     copy_into_shared(b, address, box_bytes(map), barrier_address, name, loc, [&b, map, at, address] {
       for_each_piece(map, at, address, [&b](const std::byte* global, std::uint32_t to, std::uint32_t bytes) {
@@ -114,10 +116,9 @@ void tma_store(const TensorMap& map, const std::int32_t* c, int rank, const void
     fail("%s: the tensor map's elements are not f32, bf16 or u32 (%s:%u)", name, loc.file, loc.line);
   const Element element = reduce ? map.element : Element::kOther;
   ++t.block->gang->counters.tma;
-  if constexpr (race::kEnabled)
-    for_each_piece(map, at, address, [&](const std::byte* global, std::uint32_t, std::uint32_t bytes) {
-      if (global) report_store(t, global, bytes, element, loc);
-    });
+  for_each_piece(map, at, address, [&](const std::byte* global, std::uint32_t, std::uint32_t bytes) {
+    if (global) report_store(t, global, bytes, element, name, loc);
+  });
   store_from_shared(address, box_bytes(map), name, loc, [=](const std::byte* source) {
     for_each_piece(map, at, address, [&](std::byte* global, std::uint32_t from, std::uint32_t bytes) {
       if (!global) return;
