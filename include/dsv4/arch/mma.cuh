@@ -2,8 +2,7 @@
 // orders memory. d may be the same array as c. PTX ISA, "mma.sync":
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#warp-level-matrix-instructions-mma
 //
-// Fragments, with g = lane / 4 and t = lane % 4. A is 16 x K (rows m), B is K x 8 (columns n), C and D 16 x
-// 8:
+// Fragments, with g = lane / 4 and t = lane % 4. A is 16 x K, B is K x 8, C and D are 16 x 8:
 //   c[0], c[1]   C[g][2t], C[g][2t + 1]            c[2], c[3]   C[g + 8][2t], C[g + 8][2t + 1]
 // A 4-byte register holds E = 2 (bf16), 4 (e4m3) or 1 (tf32) neighbours along k, the first in the low bits:
 //   a[0]  A[g][k0 ..]      a[1]  A[g + 8][k0 ..]      a[2]  A[g][k1 ..]      a[3]  A[g + 8][k1 ..]
@@ -44,7 +43,8 @@ DSV4_DEVICE void mma_m16n8k16_bf16(float (&d)[4], const std::uint32_t (&a)[4], c
 }
 
 /// K = 32, e4m3 operands. sm_89; code for sm_80 traps, so a kernel that also runs there branches on an
-/// architecture tag and converts to bf16 instead.
+/// architecture tag and converts to bf16 instead. sm_90 has it in name only: the compiler converts to fp16,
+/// and wgmma is the fast way there.
 DSV4_DEVICE void mma_m16n8k32_e4m3(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
                                    const float (&c)[4] DSV4_LOC) {
 #if defined(DSV4_SIMT_EMULATION)
