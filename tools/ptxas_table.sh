@@ -25,6 +25,8 @@ table() {
     function short_name(s) {
       gsub(/\(anonymous namespace\)::/, "", s)
       sub(/^void /, "", s)
+      while (match(s, /\([A-Za-z_][A-Za-z0-9_:]*\)[0-9]/)) # (QuantFormat)1 -> 1
+        s = substr(s, 1, RSTART - 1) substr(s, RSTART + RLENGTH - 1)
       sub(/\(.*$/, "", s)
       gsub(/cuda_v0::/, "", s)
       gsub(/dsv4::(ops::|kernels::|conformance::)?/, "", s)
@@ -129,6 +131,9 @@ self_test() {
   expect 1 'no kernel found' ''
   { report 80 _Z8a_kernelIiEvT_ 32 0 && report 90a _Z8a_kernelIiEvT_ 40 0; } >"$dir/in/a.ptxas"
   expect 0 'a_kernel<int>    32 r  4096    40 r  4096' ''
+  { report 80 _Z8e_kernelIiL6Format1EEvT_ 16 0 && report 90a _Z8e_kernelIiL6Format1EEvT_ 18 0; } >"$dir/in/e.ptxas"
+  expect 0 'e_kernel<int,1>    16 r  4096    18 r  4096' ''
+  rm "$dir/in/e.ptxas"
   expect 1 'listed, but nothing is spilled' 'a_kernel<int> 80 8 once upon a time'
   report 80 _Z8b_kernelv 32 0 >"$dir/in/b.ptxas"
   expect 1 'b_kernel was not compiled for sm_90a' ''
