@@ -14,13 +14,13 @@ enum class Element : std::uint8_t { kOther, kF32, kBf16, kU32 };
 struct alignas(64) TensorMap {
   static constexpr std::uint32_t kMagic = 0x54454e53;
 
-  const void* base;
-  std::uint64_t dim[5], stride[5];  // stride in bytes
-  std::uint32_t box[5];
-  std::uint8_t rank, element_bytes;
-  std::uint8_t swizzle;  // log2 of the 16-byte chunks of a row that are permuted
-  Element element;
-  std::uint32_t magic;
+  const void* base = nullptr;
+  std::uint64_t dim[5] = {}, stride[5] = {};  // stride in bytes
+  std::uint32_t box[5] = {};
+  std::uint8_t rank = 0, element_bytes = 0;
+  std::uint8_t swizzle = 0;  // log2 of the 16-byte chunks of a row that are permuted
+  Element element = {};
+  std::uint32_t magic = 0;  // kMagic once encoded
 };
 static_assert(sizeof(TensorMap) == 128);
 
