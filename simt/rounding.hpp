@@ -22,8 +22,9 @@ struct SumModel {
   int min_exponent = 0;   // of a normal operand; smaller ones are subnormal and keep this exponent
 };
 
-/// The model of mma.sync. Hopper has no fp8 mma.sync: it converts to fp16, in two steps of 16 products. For
-/// kAmpere, e4m3 is that of sm_89, the first chip that has it.
+/// The model of mma.sync. For kAmpere, e4m3 is that of sm_89, the first chip that has it. Hopper has no fp8
+/// mma.sync of its own: the compiler converts to fp16 and multiplies 16 deep twice, of which the published
+/// models say nothing; the lower half of k is taken to come first.
 SumModel mma_sums(Rounding rounding, MatrixElement element);
 /// The model of wgmma, of which bf16 and e4m3 are modelled; kAmpere, which has none, is as kHopper.
 SumModel wgmma_sums(Rounding rounding, MatrixElement element);
