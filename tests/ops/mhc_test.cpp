@@ -37,7 +37,7 @@ struct Shape {
 
 /// Shapes that cross every edge: of a tile, of a block, of a group, of the two ways to split the work.
 std::vector<Shape> shapes() {
-  std::vector<Shape> all = {{17, 32}, {257, 288}};
+  std::vector<Shape> all = {{17, 32}, {257, reduced() ? 32 : 288}};
   for (const std::int64_t hidden : hidden_sizes())
     for (const std::int64_t tokens : token_counts())
       if (hidden <= 256 || (hidden == 4096 && (tokens == 1 || tokens == 65 || tokens == 257)) || tokens == 2)
