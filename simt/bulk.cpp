@@ -23,12 +23,17 @@ void check_bulk(std::uint32_t address, const void* other, std::uint32_t bytes, c
 
 }  // namespace
 
-void copy_into_shared(Block& to, std::uint32_t address, std::uint32_t bytes, std::uint32_t barrier,
-                      const char* name, Loc loc, std::function<void()> copy) {
+void check_copy_into_shared(Block& to, std::uint32_t address, std::uint32_t bytes, std::uint32_t barrier,
+                            const char* name, Loc loc) {
+  shared_pointer(to, address, bytes, name, loc);
+  mbarrier_copy_issued(to, barrier, name, loc);
+}
+
+void copy_into_shared(Block& to, std::uint32_t address, std::uint32_t bytes, std::uint32_t barrier, Loc loc,
+                      std::function<void()> copy) {
   Thread& t = *current;
   Gang& gang = *t.block->gang;
-  std::byte* destination = shared_pointer(to, address, bytes, name, loc);
-  mbarrier_copy_issued(to, barrier, name, loc);
+  std::byte* destination = to.shared + (address - kSharedWindow);
   race::Clock issued;
   if constexpr (race::kEnabled) {
     issued = race::snapshot(t);
@@ -36,6 +41,7 @@ void copy_into_shared(Block& to, std::uint32_t address, std::uint32_t bytes, std
   }
   if (execute_at_issue(gang)) {
     copy();
+    copy = nullptr;
     return mbarrier_copy_completed(to, barrier, bytes, issued, loc);
   }
   if (gang.options->poison) std::memset(destination, 0xff, bytes);
@@ -46,10 +52,10 @@ void copy_into_shared(Block& to, std::uint32_t address, std::uint32_t bytes, std
 }
 
 // ---- groups ----------------------------------------------------------------------------------------------
-void store_from_shared(std::uint32_t source, std::uint32_t bytes, const char* name, Loc loc,
+void store_from_shared(std::uint32_t source, std::uint32_t bytes, Loc loc,
                        std::function<void(const std::byte*)> write) {
   Thread& t = *current;
-  const std::byte* from = shared_pointer(*t.block, source, bytes, name, loc);
+  const std::byte* from = t.block->shared + (source - kSharedWindow);
   if constexpr (race::kEnabled) race::async_shared_access(t, race::snapshot(t), from, bytes, false, loc);
   const bool now = execute_at_issue(*t.block->gang);
   if (now) write(from);
@@ -104,8 +110,9 @@ void bulk_load(void* shared, const void* global, std::uint32_t bytes, void* barr
   ++b.gang->counters.tma;
   note_global(global, bytes, false, kName, loc);
   if constexpr (race::kEnabled) race::async_global_access(t, race::snapshot(t), global, bytes, false, loc);
-  copy_into_shared(b, address, bytes, shared_address(barrier, kName, loc), kName, loc,
-                   [=] { std::memcpy(shared, global, bytes); });
+  const std::uint32_t at = shared_address(barrier, kName, loc);
+  check_copy_into_shared(b, address, bytes, at, kName, loc);
+  copy_into_shared(b, address, bytes, at, loc, [=] { std::memcpy(shared, global, bytes); });
 }
 
 void bulk_copy_to_peer(void* shared, std::uint32_t rank, const void* source, std::uint32_t bytes,
@@ -120,8 +127,9 @@ void bulk_copy_to_peer(void* shared, std::uint32_t rank, const void* source, std
   ++t.block->gang->counters.tma;
   if constexpr (race::kEnabled)
     race::async_shared_access(t, race::snapshot(t), bytes_from, bytes, false, loc);
-  copy_into_shared(peer, to, bytes, shared_address(barrier, kName, loc), kName, loc,
-                   [=] { std::memmove(bytes_to, bytes_from, bytes); });
+  const std::uint32_t at = shared_address(barrier, kName, loc);
+  check_copy_into_shared(peer, to, bytes, at, kName, loc);
+  copy_into_shared(peer, to, bytes, at, loc, [=] { std::memmove(bytes_to, bytes_from, bytes); });
 }
 
 void bulk_store(void* global, const void* shared, std::uint32_t bytes, Element element, Loc loc) {
@@ -132,7 +140,8 @@ void bulk_store(void* global, const void* shared, std::uint32_t bytes, Element e
   ++t.block->gang->counters.tma;
   auto* to = static_cast<std::byte*>(global);
   report_store(t, to, bytes, element, name, loc);
-  store_from_shared(address, bytes, name, loc, [=](const std::byte* from) {
+  shared_pointer(*t.block, address, bytes, name, loc);
+  store_from_shared(address, bytes, loc, [=](const std::byte* from) {
     if (element == Element::kOther)
       std::memcpy(to, from, bytes);
     else

@@ -36,14 +36,17 @@ struct BulkStoresInFlight {
   }
 };
 
-/// Copies `bytes` bytes into shared memory of `to` by `copy`, now or later, then completes them at the
-/// mbarrier there. Checks the destination and the mbarrier, and poisons what is in flight.
-void copy_into_shared(Block& to, std::uint32_t address, std::uint32_t bytes, std::uint32_t barrier,
-                      const char* name, Loc loc, std::function<void()> copy);
-/// Adds a store of the calling thread's current group.
-void store_from_shared(std::uint32_t source, std::uint32_t bytes, const char* name, Loc loc,
+/// Checks the destination and the mbarrier of a copy that is about to be issued. Errors come before anything
+/// is allocated, because the stack of a thread that fails is abandoned.
+void check_copy_into_shared(Block& to, std::uint32_t address, std::uint32_t bytes, std::uint32_t barrier,
+                            const char* name, Loc loc);
+/// Then: executes `copy`, now or later, and completes its bytes at the mbarrier. What is in flight is
+/// poisoned.
+void copy_into_shared(Block& to, std::uint32_t address, std::uint32_t bytes, std::uint32_t barrier, Loc loc,
+                      std::function<void()> copy);
+/// Adds a store of the calling thread's current group; the source has been checked (shared_pointer).
+void store_from_shared(std::uint32_t source, std::uint32_t bytes, Loc loc,
                        std::function<void(const std::byte*)> write);
-
 /// Adds elements to global memory, each atomically.
 void add_to_global(std::byte* to, const std::byte* from, std::uint32_t bytes, Element element);
 /// Checks, counts and orders a store or a reduction that `t` is issuing.

@@ -91,7 +91,8 @@ void tma_load(void* shared, const TensorMap& map, void* barrier, const std::int3
     if constexpr (race::kEnabled) race::async_global_access(t, issued, global, bytes, false, loc);
   });
   const auto load_into = [&](Block& b) {
-    copy_into_shared(b, address, box_bytes(map), barrier_address, name, loc, [&b, map, at, address] {
+    check_copy_into_shared(b, address, box_bytes(map), barrier_address, name, loc);
+    copy_into_shared(b, address, box_bytes(map), barrier_address, loc, [&b, map, at, address] {
       for_each_piece(map, at, address, [&b](const std::byte* global, std::uint32_t to, std::uint32_t bytes) {
         std::byte* p = b.shared + (to - kSharedWindow);
         if (global)
@@ -119,7 +120,8 @@ void tma_store(const TensorMap& map, const std::int32_t* c, int rank, const void
   for_each_piece(map, at, address, [&](const std::byte* global, std::uint32_t, std::uint32_t bytes) {
     if (global) report_store(t, global, bytes, element, name, loc);
   });
-  store_from_shared(address, box_bytes(map), name, loc, [=](const std::byte* source) {
+  shared_pointer(*t.block, address, box_bytes(map), name, loc);
+  store_from_shared(address, box_bytes(map), loc, [=](const std::byte* source) {
     for_each_piece(map, at, address, [&](std::byte* global, std::uint32_t from, std::uint32_t bytes) {
       if (!global) return;
       if (reduce)

@@ -114,8 +114,8 @@ void fault_kernel(Fault fault, const char* in) {
   arch::Mbarrier& b = s->b;
   const unsigned thread = arch::thread_idx().x;
   if (fault == Fault::kNeverInitialised) arch::mbarrier_arrive(b);
-  if (fault == Fault::kMisaligned)
-    arch::mbarrier_init(*reinterpret_cast<arch::Mbarrier*>(reinterpret_cast<char*>(s) + 4), 1);
+  if (fault == Fault::kMisaligned)  // no reference may be bound to it
+    simt::mbarrier_init(reinterpret_cast<char*>(s) + 4, 1, simt::Loc::current());
   if (thread == 0) {
     arch::mbarrier_init(b, fault == Fault::kCountZero ? 0 : 1);
     if (fault == Fault::kInitialisedTwice) arch::mbarrier_init(b, 1);
