@@ -3,6 +3,8 @@
 //   DSV4_ARCH_WGMMA_Rn   their constraints
 //   DSV4_ARCH_WGMMA_SHAPES(F)   F(n, numbers of the operands that follow the accumulators) for each n
 
+#pragma once
+
 // clang-format off
 #define DSV4_ARCH_WGMMA_R(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define DSV4_ARCH_WGMMA_D8 "%0, %1, %2, %3"
