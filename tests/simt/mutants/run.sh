@@ -20,7 +20,7 @@ USAGE
 }
 die() { echo "run.sh: $*" >&2 && exit 2; }
 
-mode= library= work= compiler=g++ jobs="$(nproc)" program='*' only='*' list=0
+mode='' library='' work='' compiler=g++ jobs="$(nproc)" program='*' only='*' list=0
 while [[ $# -gt 0 ]]; do
   case "$1" in
     --list) list=1 && shift && continue ;;
