@@ -67,7 +67,13 @@ Status launch(const char* name, void (*kernel)(P...), const LaunchConfig& config
     attribute[attributes].id = cudaLaunchAttributeCooperative;
     attribute[attributes++].val.cooperative = 1;
   }
+  // Only code compiled for sm_90 or later holds the wait that makes an early start safe (pdl.cuh).
+  cudaFuncAttributes compiled = {};
   if (config.overlap_previous) {
+    const Status s = checked(cudaFuncGetAttributes(&compiled, reinterpret_cast<const void*>(kernel)));
+    if (!s.ok()) return s;
+  }
+  if (config.overlap_previous && compiled.ptxVersion >= 90) {
     attribute[attributes].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute[attributes++].val.programmaticStreamSerializationAllowed = 1;
   }
