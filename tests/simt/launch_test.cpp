@@ -1,4 +1,5 @@
 // Launches of the SIMT machine: shapes, arguments, options, counters, OS threads, and errors as values.
+#include <dsv4/arch/atomic.cuh>
 #include <dsv4/arch/coop.cuh>
 #include <dsv4/arch/launch.cuh>
 #include <dsv4/simt/counters.hpp>
@@ -34,10 +35,12 @@ DSV4_KERNEL(64) trap_kernel(unsigned bad_block) {
   arch::sync_threads();
 }
 
-DSV4_KERNEL(32) order_kernel(std::vector<int>* order) {
-  order->push_back(arch::lane_id());
+/// Each lane takes a place in `order` as it comes by, before and after a barrier; the atomic count keeps the
+/// places apart.
+DSV4_KERNEL(32) order_kernel(int* order, unsigned* count) {
+  order[arch::atomic_add(count, 1u)] = arch::lane_id();
   arch::sync_threads();
-  order->push_back(arch::lane_id());
+  order[arch::atomic_add(count, 1u)] = arch::lane_id();
 }
 
 std::string error_of(const simt::LaunchShape& shape) {
@@ -116,8 +119,9 @@ TEST_CASE("schedules: fifo in order, lifo in reverse, random by seed", "[simt][l
     o.seed = seed;
     o.workers = 1;
     const simt::ScopedOptions scope(o);
-    std::vector<int> lanes;
-    simt::launch("order_kernel", order_kernel, {.grid = {1}, .block = {32}}, &lanes);
+    std::vector<int> lanes(64, -1);
+    unsigned count = 0;
+    simt::launch("order_kernel", order_kernel, {.grid = {1}, .block = {32}}, lanes.data(), &count);
     return lanes;
   };
   const std::vector<int> fifo = order(simt::Schedule::kFifo, 1), lifo = order(simt::Schedule::kLifo, 1);
