@@ -1,6 +1,6 @@
 // The primitives as device code: compiled, not run, where nvcc is found. Every stage is instantiated with a
 // Coop that is not serial, as a kernel would, so that a host-only call inside one shows.
-#include <dsv4/arch/config.hpp>
+#include <dsv4/arch/config.cuh>
 #include <dsv4/dsv4.hpp>
 
 namespace {

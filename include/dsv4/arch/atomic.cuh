@@ -4,7 +4,7 @@
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-atom
 #pragma once
 
-#include <dsv4/arch/config.hpp>
+#include <dsv4/arch/config.cuh>
 
 #include <cstdint>
 #include <type_traits>

@@ -3,7 +3,7 @@
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-barrier-cluster
 #pragma once
 
-#include <dsv4/arch/config.hpp>
+#include <dsv4/arch/config.cuh>
 #include <dsv4/arch/shared.cuh>
 
 #include <cstdint>

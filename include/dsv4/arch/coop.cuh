@@ -2,7 +2,7 @@
 #pragma once
 
 #include <dsv4/arch/barrier.cuh>
-#include <dsv4/arch/config.hpp>
+#include <dsv4/arch/config.cuh>
 #include <dsv4/arch/index.cuh>
 #include <dsv4/arch/warp.cuh>
 #include <dsv4/core/coop.hpp>

@@ -4,7 +4,7 @@
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-async
 #pragma once
 
-#include <dsv4/arch/config.hpp>
+#include <dsv4/arch/config.cuh>
 #include <dsv4/arch/shared.cuh>
 
 #include <cstdint>

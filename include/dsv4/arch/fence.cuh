@@ -4,7 +4,7 @@
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-membar
 #pragma once
 
-#include <dsv4/arch/config.hpp>
+#include <dsv4/arch/config.cuh>
 
 #if defined(DSV4_SIMT_EMULATION)
 #include <dsv4/simt/cluster.hpp>

@@ -2,7 +2,7 @@
 // https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__EXECUTION.html
 #pragma once
 
-#include <dsv4/arch/config.hpp>
+#include <dsv4/arch/config.cuh>
 #include <dsv4/arch/index.cuh>
 #include <dsv4/core/status.hpp>
 #include <dsv4/core/stream.hpp>

@@ -4,7 +4,7 @@
 // Instructions": https://docs.nvidia.com/cuda/parallel-thread-execution/#floating-point-instructions
 #pragma once
 
-#include <dsv4/arch/config.hpp>
+#include <dsv4/arch/config.cuh>
 
 #if defined(DSV4_SIMT_EMULATION)
 #include <cmath>

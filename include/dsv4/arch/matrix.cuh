@@ -12,7 +12,7 @@
 // 128, as with a row stride of an odd multiple of 16 bytes.
 #pragma once
 
-#include <dsv4/arch/config.hpp>
+#include <dsv4/arch/config.cuh>
 #include <dsv4/arch/shared.cuh>
 
 #include <cstdint>

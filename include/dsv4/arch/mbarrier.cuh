@@ -7,7 +7,7 @@
 // peers use it), then any thread arrives and waits. A waiter learns all that those who arrived had done.
 #pragma once
 
-#include <dsv4/arch/config.hpp>
+#include <dsv4/arch/config.cuh>
 #include <dsv4/arch/shared.cuh>
 
 #include <cstdint>

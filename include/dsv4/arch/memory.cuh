@@ -4,7 +4,7 @@
 #pragma once
 
 #include <dsv4/arch/atomic.cuh>
-#include <dsv4/arch/config.hpp>
+#include <dsv4/arch/config.cuh>
 
 #include <cstddef>
 #include <cstdint>

@@ -12,7 +12,7 @@
 // Options::rounding.
 #pragma once
 
-#include <dsv4/arch/config.hpp>
+#include <dsv4/arch/config.cuh>
 
 #include <cstdint>
 

@@ -2,7 +2,7 @@
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#miscellaneous-instructions-setmaxnreg
 #pragma once
 
-#include <dsv4/arch/config.hpp>
+#include <dsv4/arch/config.cuh>
 
 #if defined(DSV4_SIMT_EMULATION)
 #include <dsv4/simt/registers.hpp>

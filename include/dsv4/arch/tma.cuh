@@ -7,7 +7,7 @@
 #pragma once
 
 #include <dsv4/arch/bulk.cuh>
-#include <dsv4/arch/config.hpp>
+#include <dsv4/arch/config.cuh>
 #include <dsv4/arch/mbarrier.cuh>
 #include <dsv4/arch/shared.cuh>
 #include <dsv4/arch/tensor_map.cuh>

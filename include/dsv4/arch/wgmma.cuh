@@ -19,7 +19,7 @@
 // are split, and the parts added in fp32. The machine's are Options::rounding.
 #pragma once
 
-#include <dsv4/arch/config.hpp>
+#include <dsv4/arch/config.cuh>
 #include <dsv4/arch/shared.cuh>
 #include <dsv4/arch/swizzle.hpp>
 

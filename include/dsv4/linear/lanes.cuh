@@ -2,7 +2,7 @@
 // The row ops are made of these; so are kernels that quantise what they computed.
 #pragma once
 
-#include <dsv4/arch/config.hpp>
+#include <dsv4/arch/config.cuh>
 #include <dsv4/arch/memory.cuh>
 #include <dsv4/arch/warp.cuh>
 #include <dsv4/core/quant.hpp>

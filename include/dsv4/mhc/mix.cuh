@@ -19,7 +19,7 @@
 // memory.
 #pragma once
 
-#include <dsv4/arch/config.hpp>
+#include <dsv4/arch/config.cuh>
 #include <dsv4/arch/index.cuh>
 #include <dsv4/arch/memory.cuh>
 #include <dsv4/arch/mma.cuh>

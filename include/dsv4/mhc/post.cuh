@@ -1,7 +1,7 @@
 // mHC, last step, on vectors of channels in a thread's registers.
 #pragma once
 
-#include <dsv4/arch/config.hpp>
+#include <dsv4/arch/config.cuh>
 #include <dsv4/arch/memory.cuh>
 #include <dsv4/core/coop.hpp>
 #include <dsv4/core/types.hpp>

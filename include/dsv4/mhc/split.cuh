@@ -5,7 +5,7 @@
 // primitive's order, so the bits are the primitive's.
 #pragma once
 
-#include <dsv4/arch/config.hpp>
+#include <dsv4/arch/config.cuh>
 #include <dsv4/arch/index.cuh>
 #include <dsv4/arch/warp.cuh>
 #include <dsv4/core/math.hpp>
