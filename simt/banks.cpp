@@ -44,7 +44,8 @@ State& state() {
 
 WarpState& of(const Thread& t) {
   State& s = state();
-  return s.warps[t.block->rank * s.warps_of_a_block + t.warp_id];
+  const auto block = static_cast<std::size_t>(t.block - t.block->gang->blocks[0]);  // they are one array
+  return s.warps[block * s.warps_of_a_block + t.warp_id];
 }
 
 void count(const Request& r, Counters& counters) {

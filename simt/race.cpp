@@ -56,11 +56,16 @@ State& state() {
   return s;
 }
 
+// In the launch. (A block's rank is that in its cluster, of which a gang may have several.)
+std::uint32_t number(const Block& b) {
+  const Index3& grid = b.gang->launch->shape.grid;
+  return b.idx.x + grid.x * (b.idx.y + grid.y * b.idx.z);
+}
+
 ThreadState& of(const Thread& t) {
   State& s = state();
-  return s.threads[std::size_t{t.block->rank} * s.padded + t.linear];
+  return s.threads[(number(*t.block) - s.first_block) * s.padded + t.linear];
 }
-std::uint32_t number(const Block& b) { return state().first_block + b.rank; }
 
 // ---- clocks ----------------------------------------------------------------------------------------------
 void maximum(Counts& into, const Counts& from) {
@@ -222,9 +227,8 @@ void begin_gang(Gang& gang) {
   s.gang = &gang;
   s.gang_stamp = ++s.stamp;
   const Block& first = *gang.blocks[0];
-  const Index3& grid = gang.launch->shape.grid;
   s.padded = (first.thread_count + kWarp - 1) / kWarp * kWarp;
-  s.first_block = first.idx.x + grid.x * (first.idx.y + grid.y * first.idx.z);
+  s.first_block = number(first);
   s.threads.resize(gang.blocks.size() * s.padded);
   for (const Block* b : gang.blocks)
     for (const Thread& t : b->threads) {
