@@ -333,7 +333,7 @@ write_after_read(const int* in, int* in_again, int* out) {
   if (arch::block_idx().x == 0)
     out[t] = in[t];  // @first-reads
   else
-    in_again[t] = 5;  // @then-writes
+    arch::store(in_again + t, 5);  // @then-writes
 }
 DSV4_KERNEL(32)
 mixed(unsigned* n, unsigned* out) {
