@@ -98,7 +98,7 @@ float multiply_one(const SumModel& m, const std::vector<float>& a, const std::ve
   const int k = static_cast<int>(a.size());
   std::vector<float> left(8 * a.size()), right(a.size() * 8), d(64, c);
   std::copy(a.begin(), a.end(), left.begin() + 3 * k);  // row 3, column 5
-  for (std::size_t i = 0; i < b.size(); ++i) right[i * 8 + 5] = b[i];
+  for (std::size_t i = 0; i < a.size(); ++i) right[i * 8 + 5] = b[i];
   simt::multiply_accumulate(m, 8, 8, k, left.data(), right.data(), d.data());
   return d[3 * 8 + 5];
 }
