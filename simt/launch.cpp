@@ -1,19 +1,17 @@
 // A launch: its checks, the OS threads that run its gangs, and the life of a CUDA thread from start to exit.
 #include "simt/machine.hpp"
+#include "simt/os_threads.hpp"
 
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <mutex>
 #include <new>
-#include <stdexcept>
-#include <string_view>
 #include <thread>
 
 #if defined(DSV4_SIMT_ASAN)
@@ -238,70 +236,11 @@ void run_gang(Worker& w, const Launch& launch, const Options& o, std::uint64_t n
   if constexpr (race::kEnabled) race::end_gang(gang);
 }
 
-// OS threads that wait for launches. The launching thread is worker 0.
-class WorkerPool {
- public:
-  Worker& worker(int i) {
-    while (static_cast<int>(workers_.size()) <= i) workers_.push_back(std::make_unique<Worker>());
-    return *workers_[static_cast<std::size_t>(i)];
-  }
-  // Calls task(i) for i < n, task(0) on this thread; returns when all are done.
-  void run(int n, const std::function<void(int)>& task) {
-    worker(n - 1);
-    while (static_cast<int>(threads_.size()) < n - 1)
-      threads_.emplace_back([this, i = static_cast<int>(threads_.size()) + 1] { serve(i); });
-    {
-      std::lock_guard lock(mutex_);
-      task_ = &task;
-      wanted_ = n;
-      running_ = n - 1;
-      ++generation_;
-    }
-    if (n > 1) wake_.notify_all();
-    task(0);
-    std::unique_lock lock(mutex_);
-    done_.wait(lock, [this] { return running_ == 0; });
-  }
-  ~WorkerPool() {
-    {
-      std::lock_guard lock(mutex_);
-      stop_ = true;
-    }
-    wake_.notify_all();
-    for (std::thread& t : threads_) t.join();
-  }
-
- private:
-  void serve(int i) {
-    std::uint64_t seen = 0;
-    std::unique_lock lock(mutex_);
-    for (;;) {
-      wake_.wait(lock, [&] { return stop_ || generation_ != seen; });
-      if (stop_) return;
-      seen = generation_;
-      if (i >= wanted_) continue;
-      const auto* task = task_;
-      lock.unlock();
-      (*task)(i);
-      lock.lock();
-      if (--running_ == 0) done_.notify_all();
-    }
-  }
-  std::vector<std::unique_ptr<Worker>> workers_;
-  std::vector<std::thread> threads_;
-  std::mutex mutex_;
-  std::condition_variable wake_, done_;
-  const std::function<void(int)>* task_ = nullptr;
-  int wanted_ = 0, running_ = 0;
-  std::uint64_t generation_ = 0;
-  bool stop_ = false;
-};
-
 struct Machine {
   std::mutex mutex;  // one launch at a time
-  WorkerPool pool;
+  OsThreads threads;
+  std::vector<std::unique_ptr<Worker>> workers;  // one for each of them
   Counters counters;
-  Options options = Options::from_environment();
 };
 Machine& machine() {
   static Machine m;
@@ -337,7 +276,7 @@ void run(const Launch& launch) {
   check_shape(launch);
   Machine& m = machine();
   std::lock_guard lock(m.mutex);
-  const Options o = m.options;
+  const Options o = options();
   const std::uint64_t total = volume(launch.shape.grid);
   std::uint64_t side_by_side = volume(launch.shape.cluster);
   if (launch.shape.cooperative)
@@ -359,8 +298,9 @@ void run(const Launch& launch) {
   std::string error;
   std::exception_ptr exception;
   busy_workers = static_cast<int>(workers);
-  m.pool.run(static_cast<int>(workers), [&](int i) {
-    Worker& w = m.pool.worker(i);
+  while (m.workers.size() < workers) m.workers.push_back(std::make_unique<Worker>());
+  m.threads.run(static_cast<int>(workers), [&](int i) {
+    Worker& w = *m.workers[static_cast<std::size_t>(i)];
     w.gang.counters = {};
     try {
       for (std::uint64_t g; !stop && (g = next++) < gangs;) {
@@ -392,64 +332,7 @@ Status failed_launch(const char* report) noexcept {
   return {Code::kCuda, 0, text};
 }
 
-// ---- options and counters --------------------------------------------------------------------------------
-namespace {
-
-const char* variable(const char* name) {
-  const char* text = std::getenv(name);
-  return text && *text ? text : nullptr;
-}
-
-[[noreturn]] void unreadable(const char* name, const char* text, const char* allowed) {
-  throw std::invalid_argument(std::string(name) + "=" + text + ": " + allowed);
-}
-
-template <class Value>
-void read_choice(const char* name, Value& value, std::initializer_list<std::pair<const char*, Value>> choices,
-                 const char* allowed) {
-  const char* text = variable(name);
-  if (!text) return;
-  for (const auto& [word, v] : choices)
-    if (std::string_view(text) == word) {
-      value = v;
-      return;
-    }
-  unreadable(name, text, allowed);
-}
-
-void read_number(const char* name, double low, double high, auto& value) {
-  const char* text = variable(name);
-  if (!text) return;
-  char* end = nullptr;
-  const double number = std::strtod(text, &end);
-  if (*end || !(number >= low && number <= high))
-    unreadable(name, text, ("a number from " + std::to_string(low) + " to " + std::to_string(high)).c_str());
-  value = static_cast<std::remove_cvref_t<decltype(value)>>(number);
-}
-
-}  // namespace
-
-Options Options::from_environment() {
-  Options o;
-  read_choice<Async>("DSV4_SIMT_ASYNC", o.async,
-                     {{"eager", Async::kEager}, {"lazy", Async::kLazy}, {"random", Async::kRandom}},
-                     "eager, lazy or random");
-  read_choice<Schedule>("DSV4_SIMT_SCHEDULE", o.schedule,
-                        {{"fifo", Schedule::kFifo}, {"lifo", Schedule::kLifo}, {"random", Schedule::kRandom}},
-                        "fifo, lifo or random");
-  read_choice<Rounding>(
-      "DSV4_SIMT_ROUNDING", o.rounding,
-      {{"chain", Rounding::kChain}, {"ampere", Rounding::kAmpere}, {"hopper", Rounding::kHopper}},
-      "chain, ampere or hopper");
-  read_number("DSV4_SIMT_SEED", 0, 0x1p53, o.seed);
-  read_number("DSV4_SIMT_SPURIOUS", 0, 0.999, o.spurious_try_wait);
-  read_number("DSV4_SIMT_WORKERS", 0, 1024, o.workers);
-  read_number("DSV4_SIMT_RESIDENT", 1, 4096, o.resident_blocks);
-  return o;
-}
-
-Options& options() { return machine().options; }
-
+// ---- counters --------------------------------------------------------------------------------------------
 Counters& Counters::operator+=(const Counters& o) {
   static_assert(sizeof(Counters) % sizeof(std::uint64_t) == 0);
   auto* mine = reinterpret_cast<std::uint64_t*>(this);
