@@ -7,6 +7,7 @@
 #include <dsv4/simt/launch.hpp>
 #include <dsv4/simt/options.hpp>
 
+#include "tests/simt/policies.hpp"
 #include "tests/support/catch.hpp"
 
 #include <cmath>
@@ -19,24 +20,9 @@ namespace {
 
 using namespace dsv4;
 
-simt::LaunchShape threads(unsigned n, std::size_t shared_bytes) {
-  simt::LaunchShape shape;
-  shape.block.x = n;
-  shape.shared_bytes = shared_bytes;
-  return shape;
-}
-
-template <class F>
-std::string report_of(F&& launch) {
-  try {
-    launch();
-  } catch (const simt::KernelError& e) {
-    return e.what();
-  }
-  return "";
-}
-
-bool says(const std::string& report, const char* text) { return report.find(text) != std::string::npos; }
+using test::report_of;
+using test::says;
+using test::threads;
 
 template <class F>
 void for_each_async(F&& f) {
@@ -47,12 +33,6 @@ void for_each_async(F&& f) {
     const simt::ScopedOptions scope(o);
     f();
   }
-}
-
-simt::Options lazily() {
-  simt::Options o = simt::options();
-  o.async = simt::Async::kLazy;
-  return o;
 }
 
 // Each thread copies source_bytes of its kBytes.
@@ -153,7 +133,7 @@ TEST_CASE("cp.async is counted a thread", "[simt][cp_async][counters]") {
 }
 
 TEST_CASE("cp.async waits complete the oldest groups only", "[simt][cp_async]") {
-  const simt::ScopedOptions scope(lazily());
+  const simt::ScopedOptions scope(test::with(simt::Async::kLazy));
   const float in[4] = {1, 2, 3, 4};
   for (const int newest : {0, 1, 2, 7}) {
     CAPTURE(newest);
@@ -189,7 +169,7 @@ TEST_CASE("cp.async reads its source at issue or as late as the wait", "[simt][c
 }
 
 TEST_CASE("cp.async leaves the destination alone until it lands, without poison", "[simt][cp_async]") {
-  simt::Options o = lazily();
+  simt::Options o = test::with(simt::Async::kLazy);
   o.poison = false;
   const simt::ScopedOptions scope(o);
   const float in[4] = {1, 2, 3, 4};

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/simt/policies.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/random.hpp"
 
@@ -253,16 +254,6 @@ std::uint64_t conflicts(int stride, bool same = false) {
   return simt::counters().matrix_bank_conflicts;
 }
 
-template <class F>
-std::string report_of(F&& launch) {
-  try {
-    launch();
-  } catch (const simt::KernelError& e) {
-    return e.what();
-  }
-  return "";
-}
-
 }  // namespace
 
 TEST_CASE("ldmatrix and stmatrix move the fragments of the PTX layouts", "[simt][matrix]") {
@@ -287,7 +278,7 @@ TEST_CASE("ldmatrix refuses rows that a device would trap at", "[simt][matrix]")
   simt::LaunchShape shape = one_warp();
   shape.shared_bytes = 1024;
   const auto with = [&](int stride, int offset) {
-    return report_of([&] { simt::launch("rows", conflict_kernel, shape, stride, offset, false); });
+    return test::report_of([&] { simt::launch("rows", conflict_kernel, shape, stride, offset, false); });
   };
   CHECK(with(16, 8).find("not a multiple of 16") != std::string::npos);
   CHECK(with(16, 8).find("matrix_test.cpp") != std::string::npos);
@@ -300,7 +291,7 @@ TEST_CASE("ldmatrix needs the whole warp at the same instruction", "[simt][matri
   simt::LaunchShape shape = one_warp();
   shape.shared_bytes = 1024;
   const auto report = [&](bool two_shapes) {
-    return report_of([&] { simt::launch("divergent", divergent_kernel, shape, two_shapes); });
+    return test::report_of([&] { simt::launch("divergent", divergent_kernel, shape, two_shapes); });
   };
   CHECK(report(true).find("WARP DIVERGENCE") != std::string::npos);
   CHECK(report(false).find("WARP DIVERGENCE") != std::string::npos);

@@ -4,6 +4,7 @@
 #include <dsv4/arch/registers.cuh>
 #include <dsv4/simt/launch.hpp>
 
+#include "tests/simt/policies.hpp"
 #include "tests/support/catch.hpp"
 
 #include <string>
@@ -51,17 +52,12 @@ void diverged_kernel() {
 
 template <class... A>
 std::string report_of(int threads, void (*kernel)(A...), A... arguments) {
-  simt::LaunchShape shape;
-  shape.block.x = static_cast<unsigned>(threads);
-  try {
-    simt::launch("registers", kernel, shape, arguments...);
-  } catch (const simt::KernelError& e) {
-    return e.what();
-  }
-  return "";
+  return test::report_of([&] {
+    simt::launch("registers", kernel, test::threads(static_cast<unsigned>(threads)), arguments...);
+  });
 }
 
-bool says(const std::string& report, const char* text) { return report.find(text) != std::string::npos; }
+using test::says;
 
 }  // namespace
 
