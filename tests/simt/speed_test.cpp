@@ -70,7 +70,7 @@ TEST_CASE("speed of barriers and shuffles of 256 threads", "[.speed]") {
   simt::Options o = simt::options();
   o.workers = 1;
   const simt::ScopedOptions scope(o);
-  constexpr int kRounds = 10000;
+  static constexpr int kRounds = 10000;
   int out[256];
   const double barrier = best_milliseconds(
       [] { simt::launch("barriers_kernel", barriers_kernel, test::threads(256), kRounds); });
