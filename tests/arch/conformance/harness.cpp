@@ -86,7 +86,7 @@ void write_expected(const std::string& path, const ExpectedWords& expected) {
 }
 
 std::string difference(Compare compare, const Words& expected, const Words& got) {
-  char text[128];
+  char text[192];
   if (expected.size() != got.size()) {
     std::snprintf(text, sizeof text, "%zu words expected, %zu found", expected.size(), got.size());
     return text;
