@@ -53,9 +53,10 @@ void copy(void* to, const void* from, std::size_t bytes) {
   }
 }
 
-constexpr bool acquires(Order o) { return o == Order::kAcquire || o == Order::kAcqRel; }
-constexpr bool releases(Order o) { return o == Order::kRelease || o == Order::kAcqRel; }
-constexpr bool wide(Scope s) { return s == Scope::kDevice || s == Scope::kSystem; }
+// For the race detector.
+[[maybe_unused]] constexpr bool acquires(Order o) { return o == Order::kAcquire || o == Order::kAcqRel; }
+[[maybe_unused]] constexpr bool releases(Order o) { return o == Order::kRelease || o == Order::kAcqRel; }
+[[maybe_unused]] constexpr bool wide(Scope s) { return s == Scope::kDevice || s == Scope::kSystem; }
 
 // The arithmetic of atom.add.f32: in global memory subnormals are zeros.
 float add_f32(float a, float b, bool flush) {
