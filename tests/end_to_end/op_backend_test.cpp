@@ -54,8 +54,7 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
 
 }  // namespace
 
-TEST_CASE("--fused folds every norm into its mhc_pre, and every mhc_post into the next one",
-          "[op_backend]") {
+TEST_CASE("--fused folds every norm into its mhc_pre, and every mhc_post into the next one", "[op_backend]") {
   const Model model = test::random_model(test::tiny_config(), NumericMode::kExact, 7);
   const auto launches = [&](bool fused) {
     simt::reset_counters();
