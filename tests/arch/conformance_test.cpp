@@ -4,6 +4,7 @@
 
 #include "tests/arch/conformance/harness.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/files.hpp"
 
 #include <cstdio>
 #include <fstream>
@@ -57,7 +58,8 @@ TEST_CASE("conformance words are compared by bits, or within 2 ulp", "[arch][con
 }
 
 TEST_CASE("expected words survive a file, and a damaged file is refused", "[arch][conformance]") {
-  const std::string path = "conformance_test_words.txt";
+  const test::TempFolder folder;  // another run of this program may be going on
+  const std::string path = folder / "words.txt";
   ExpectedWords written;
   written["a/one"] = {Compare::kBits, {1, 2, 3, 4, 5, 6, 7, 0xfffffff8u, 9}};
   written["b/none"] = {Compare::kTwoUlp, {}};
