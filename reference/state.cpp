@@ -5,7 +5,7 @@
 
 namespace dsv4::reference {
 
-using attention::IndexKeyPagePool;
+using attention::IndexFp4Pool;
 using attention::KvPagePool;
 
 // ---------------------------------------------------------------------------------------------- RowStore
@@ -19,7 +19,7 @@ RowStore::RowStore(RowFormat format, int channels) : format_(format), channels_(
       row_bytes_ = KvPagePool::kEntryBytes;
       break;
     case RowFormat::kIndexFp4:
-      row_bytes_ = IndexKeyPagePool::kEntryBytes;
+      row_bytes_ = IndexFp4Pool::kEntryBytes;
       break;
   }
 }
@@ -50,7 +50,7 @@ namespace {
 KvPagePool kv_page(const std::uint8_t* page) {
   return {const_cast<std::uint8_t*>(page), 0, RowStore::kPageRows, RowStore::kPageRows};
 }
-IndexKeyPagePool index_page(const std::uint8_t* page) {
+IndexFp4Pool index_page(const std::uint8_t* page) {
   return {const_cast<std::uint8_t*>(page), 0, RowStore::kPageRows, RowStore::kPageRows};
 }
 
@@ -103,9 +103,9 @@ Runs runs(RowFormat format, std::int64_t row_bytes, std::int64_t i) {
       return {i * KvPagePool::kDataBytes, KvPagePool::kDataBytes,
               kRows * KvPagePool::kDataBytes + i * KvPagePool::kScaleBytes, KvPagePool::kScaleBytes};
     case RowFormat::kIndexFp4:
-      return {i * IndexKeyPagePool::kDataBytes, IndexKeyPagePool::kDataBytes,
-              kRows * IndexKeyPagePool::kDataBytes + i * IndexKeyPagePool::kScaleBytes,
-              IndexKeyPagePool::kScaleBytes};
+      return {i * IndexFp4Pool::kDataBytes, IndexFp4Pool::kDataBytes,
+              kRows * IndexFp4Pool::kDataBytes + i * IndexFp4Pool::kScaleBytes,
+              IndexFp4Pool::kScaleBytes};
     case RowFormat::kF32:
       break;
   }

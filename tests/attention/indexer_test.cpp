@@ -13,7 +13,7 @@
 #include "tests/support/thread_coop.hpp"
 
 using namespace dsv4;
-using attention::IndexKeyPagePool;
+using attention::IndexFp4Pool;
 using attention::RowPool;
 using test::Interval;
 namespace oracle = test::oracle;
@@ -153,7 +153,7 @@ TEST_CASE("attention::index_scores over FP4 pages and bf16 rows computes its equ
   }
   const auto want = scores_of(q, weights, keys);
   const auto paged =
-      score_all(q, weights, IndexKeyPagePool{bytes.data(), stride, page_entries, entries}, entries);
+      score_all(q, weights, IndexFp4Pool{bytes.data(), stride, page_entries, entries}, entries);
   CAPTURE(heads, page_entries);
   REQUIRE(test::outside(paged, want) == "");
   // The same keys stored otherwise: the same bits.
@@ -232,7 +232,7 @@ TEST_CASE("attention::index_scores: a NaN key has a NaN score, its neighbours do
   std::vector<std::uint8_t> page(2 * 68, 0x11);
   for (int i = 0; i < 8; ++i) page[std::size_t(128 + i)] = 127;
   page[128 + 6] = 255;  // slot 1, block 2
-  const auto paged = score_all(q, weights, IndexKeyPagePool{page.data(), 2 * 68, 2, 2}, 2);
+  const auto paged = score_all(q, weights, IndexFp4Pool{page.data(), 2 * 68, 2, 2}, 2);
   REQUIRE(std::isfinite(paged[0]));
   REQUIRE(std::isnan(paged[1]));
 }

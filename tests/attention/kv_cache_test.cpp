@@ -15,7 +15,7 @@
 #include "tests/support/thread_coop.hpp"
 
 using namespace dsv4;
-using attention::IndexKeyPagePool;
+using attention::IndexFp4Pool;
 using attention::KvPagePool;
 using attention::RowPool;
 namespace oracle = test::oracle;
@@ -229,7 +229,7 @@ TEST_CASE("attention page pools compute addresses in 64 bits", "[attention][kv_c
     REQUIRE(address(kv.scales_of(slot)) == kv_page + 576 * p + 8 * t);
 
     const std::int64_t key_stride = 68 * page_entries + 512;
-    const IndexKeyPagePool keys{base, key_stride, static_cast<std::int32_t>(page_entries), slot + 1};
+    const IndexFp4Pool keys{base, key_stride, static_cast<std::int32_t>(page_entries), slot + 1};
     const std::uint64_t key_page = kBase + page * static_cast<std::uint64_t>(key_stride);
     REQUIRE(address(keys.data_of(slot)) == key_page + 64 * t);
     REQUIRE(address(keys.scales_of(slot)) == key_page + 64 * p + 4 * t);
@@ -260,15 +260,15 @@ std::vector<float> index_row(std::uint64_t seed) {
 }
 }  // namespace
 
-TEMPLATE_TEST_CASE("attention::IndexKeyPagePool lays out every byte and reads it back",
+TEMPLATE_TEST_CASE("attention::IndexFp4Pool lays out every byte and reads it back",
                    "[attention][kv_cache]", float, bf16) {
   using T = TestType;
-  REQUIRE(IndexKeyPagePool::kEntryBytes == 68);
+  REQUIRE(IndexFp4Pool::kEntryBytes == 68);
   const int page_entries = GENERATE(1, 2, 53, 64, 256);
   const std::int64_t stride = 68 * page_entries + GENERATE(0, 4, 576);
   const std::int64_t slots = 2 * page_entries + 1;
   oracle::GuardedBytes got(3 * stride, 0xa5), want(3 * stride, 0xa5);
-  const IndexKeyPagePool pool{got.data(), stride, page_entries, slots};
+  const IndexFp4Pool pool{got.data(), stride, page_entries, slots};
   for (const std::int64_t slot : std::set<std::int64_t>{0, page_entries - 1, page_entries, slots - 1}) {
     const auto row = test::stored<T>(index_row(static_cast<std::uint64_t>(slot) + 51));
     pool.write(SerialCoop{}, slot, row.data());
@@ -286,13 +286,13 @@ TEMPLATE_TEST_CASE("attention::IndexKeyPagePool lays out every byte and reads it
   REQUIRE(test::differing(got.all, want.all) == "");
 }
 
-TEST_CASE("attention::IndexKeyPagePool: one element by hand", "[attention][kv_cache]") {
+TEST_CASE("attention::IndexFp4Pool: one element by hand", "[attention][kv_cache]") {
   // Channel 0 = 1 -> code 2 in the LOW nibble of byte 0, channel 1 = -6 -> code 15 in its high nibble; block
   // 3, channel 127 = 3 -> scale 2^-1, code 7 in the high nibble of byte 63.
   std::vector<float> row(128, 0.0f);
   row[0] = 1, row[1] = -6, row[127] = 3;
   std::vector<std::uint8_t> page(2 * 68);
-  const IndexKeyPagePool pool{page.data(), 2 * 68, 2, 2};
+  const IndexFp4Pool pool{page.data(), 2 * 68, 2, 2};
   pool.write(SerialCoop{}, 1, row.data());
   REQUIRE(int{page[64]} == 0xf2);
   REQUIRE(int{page[127]} == 0x70);
@@ -301,9 +301,9 @@ TEST_CASE("attention::IndexKeyPagePool: one element by hand", "[attention][kv_ca
   REQUIRE(int{page[128 + 4 + 1]} == 1);    // the floor 6 * 2^-126
 }
 
-TEST_CASE("attention::IndexKeyPagePool decodes every code under every scale", "[attention][kv_cache]") {
+TEST_CASE("attention::IndexFp4Pool decodes every code under every scale", "[attention][kv_cache]") {
   std::vector<std::uint8_t> page = test::bytes(68, 52);
-  const IndexKeyPagePool pool{page.data(), 68, 1, 1};
+  const IndexFp4Pool pool{page.data(), 68, 1, 1};
   for (int i = 0; i < 64; ++i) page[std::size_t(i)] = static_cast<std::uint8_t>(i * 4 + i / 16);
   for (unsigned scale = 0; scale < 256; ++scale) {
     if (scale > 251 && scale < 255) continue;  // 6 * 2^125 and above is beyond fp32
@@ -316,14 +316,14 @@ TEST_CASE("attention::IndexKeyPagePool decodes every code under every scale", "[
   }
 }
 
-TEST_CASE("attention::IndexKeyPagePool: NaN or inf makes its own block NaN and no other",
+TEST_CASE("attention::IndexFp4Pool: NaN or inf makes its own block NaN and no other",
           "[attention][kv_cache]") {
   const float bad = GENERATE(as<float>{}, kNan, kInf, -kInf);
   const std::size_t channel = GENERATE(0u, 31u, 32u, 127u);
   std::vector<float> clean = index_row(53), dirty = clean;
   dirty[channel] = bad;
   std::vector<std::uint8_t> page(68);
-  const IndexKeyPagePool pool{page.data(), 68, 1, 1};
+  const IndexFp4Pool pool{page.data(), 68, 1, 1};
   std::vector<float> want(128), got(128);
   pool.write(SerialCoop{}, 0, clean.data());
   pool.read(0, want.data());
@@ -379,10 +379,10 @@ TEST_CASE("attention page pools: a group writes the bytes of one thread", "[atte
   std::vector<std::uint8_t> key_alone(68), key_together(68, 0xa5);
   std::vector<bf16> plain(512);
   KvPagePool{alone.data(), 592, 1, 1}.write(SerialCoop{}, 0, row.data());
-  IndexKeyPagePool{key_alone.data(), 68, 1, 1}.write(SerialCoop{}, 0, key.data());
+  IndexFp4Pool{key_alone.data(), 68, 1, 1}.write(SerialCoop{}, 0, key.data());
   test::run_group<3>([&](const auto& coop) {
     KvPagePool{together.data(), 592, 1, 1}.write(coop, 0, row.data());
-    IndexKeyPagePool{key_together.data(), 68, 1, 1}.write(coop, 0, key.data());
+    IndexFp4Pool{key_together.data(), 68, 1, 1}.write(coop, 0, key.data());
     RowPool<bf16>{plain.data(), 512, 1, 512}.write(coop, 0, row.data());
   });
   REQUIRE(test::differing(together, alone) == "");

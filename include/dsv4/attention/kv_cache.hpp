@@ -41,30 +41,41 @@ struct RowPool {
   }
 };
 
-/// Byte layout of a 584-byte entry inside a page of P entries (spec formats section 1):
-///     576*t + 0    448 e4m3    channels 0..447
-///     576*t + 448   64 bf16    channels 448..511, already rotated
-///     576*P + 8*t    7 UE8M0   one scale per 64 channels, then a pad byte that is never read
-struct KvPagePool {
-  static constexpr int kQuantised = 448;                           // channels stored as e4m3
-  static constexpr int kRotated = 64;                              // channels stored as bf16
-  static constexpr int kScales = kQuantised / quant::kFp8KvBlock;  // 7
-  static constexpr int kDataBytes = kQuantised + 2 * kRotated;     // 576
-  static constexpr int kScaleBytes = 8;
-  static constexpr int kEntryBytes = kDataBytes + kScaleBytes;  // 584
+/// Pages of P rows: first the data of all rows of the page, then their scales. Slot s is row s mod P of page
+/// s / P. In the dense form the scales are a tensor of their own, laid out by the same pages.
+template <int kDataBytes_, int kScaleBytes_>
+struct Pages {
+  static constexpr int kDataBytes = kDataBytes_;    // of a row
+  static constexpr int kScaleBytes = kScaleBytes_;  // of a row
+  static constexpr int kEntryBytes = kDataBytes + kScaleBytes;
 
-  std::uint8_t* pages;        // 16-byte aligned
-  std::int64_t page_stride;   // bytes, a multiple of 16, >= page_entries * kEntryBytes
+  std::uint8_t* pages;
+  std::int64_t page_stride;   // bytes; >= page_entries * kEntryBytes, dense form: * kDataBytes
   std::int32_t page_entries;  // P >= 1, a power of two or not
   std::int64_t slots;
+  std::uint8_t* scales_or_null = nullptr;  // dense form: the scales of the first page
+  std::int64_t scales_stride = 0;          // dense form: bytes between pages of scales
 
   DSV4_HD std::uint8_t* data_of(std::int64_t slot) const {
     return pages + slot / page_entries * page_stride + slot % page_entries * kDataBytes;
   }
   DSV4_HD std::uint8_t* scales_of(std::int64_t slot) const {
-    return pages + slot / page_entries * page_stride + std::int64_t{page_entries} * kDataBytes +
-           slot % page_entries * kScaleBytes;
+    const std::int64_t page = slot / page_entries, row = slot % page_entries;
+    return (scales_or_null ? scales_or_null + page * scales_stride
+                           : pages + page * page_stride + std::int64_t{page_entries} * kDataBytes) +
+           row * kScaleBytes;
   }
+};
+
+/// Byte layout of a 584-byte entry inside a page of P entries (spec formats section 1):
+///     576*t + 0    448 e4m3    channels 0..447
+///     576*t + 448   64 bf16    channels 448..511, already rotated
+///     576*P + 8*t    7 UE8M0   one scale per 64 channels, then a pad byte that is never read
+/// Pages are 16-byte aligned, their stride a multiple of 16.
+struct KvPagePool : Pages<576, 8> {
+  static constexpr int kQuantised = 448;                           // channels stored as e4m3
+  static constexpr int kRotated = 64;                              // channels stored as bf16
+  static constexpr int kScales = kQuantised / quant::kFp8KvBlock;  // 7
 
   /// Quantises and stores one row [512] T: blocks of 64 to FP8, the rotated channels to bf16; the pad byte is
   /// 0. Called by all threads of `coop`; does not synchronise.
@@ -99,26 +110,10 @@ struct KvPagePool {
   DSV4_HD const float* view(std::int64_t, const float* buffer) const { return buffer; }
 };
 
-/// FP4 index keys, 68 bytes each, in pages of P (spec formats section 2): P x 64 B packed e2m1, then P x 4
-/// UE8M0 (block 0 in the lowest byte).
-struct IndexKeyPagePool {
+/// FP4 index keys, 68 bytes each (spec formats section 2): P x 64 B packed e2m1, then P x 4 UE8M0 (block 0 in
+/// the lowest byte). The model's format.
+struct IndexFp4Pool : Pages<64, 4> {
   static constexpr int kChannels = 128;
-  static constexpr int kDataBytes = kChannels / 2;
-  static constexpr int kScaleBytes = kChannels / quant::kFp4Block;  // 4
-  static constexpr int kEntryBytes = kDataBytes + kScaleBytes;      // 68
-
-  std::uint8_t* pages;
-  std::int64_t page_stride;  // bytes, >= page_entries * kEntryBytes
-  std::int32_t page_entries;
-  std::int64_t slots;
-
-  DSV4_HD std::uint8_t* data_of(std::int64_t slot) const {
-    return pages + slot / page_entries * page_stride + slot % page_entries * kDataBytes;
-  }
-  DSV4_HD std::uint8_t* scales_of(std::int64_t slot) const {
-    return pages + slot / page_entries * page_stride + std::int64_t{page_entries} * kDataBytes +
-           slot % page_entries * kScaleBytes;
-  }
 
   /// Quantises and stores one key [128] T. Called by all threads of `coop`; does not synchronise.
   template <Coop C, class T>
@@ -141,6 +136,26 @@ struct IndexKeyPagePool {
       const e2m1x2* code = reinterpret_cast<const e2m1x2*>(data) + begin / 2;
       quant::fp4_decode(buffer + begin, code, quant::kFp4Block, to_float(e8m0{scales[b]}));
     }
+  }
+  DSV4_HD const float* view(std::int64_t, const float* buffer) const { return buffer; }
+};
+
+/// FP8 index keys, 132 bytes each: P x 128 B e4m3, then P x 4 B, one f32 scale a key: any positive value when
+/// read (engines store amax / 448), a power of two as written here.
+struct IndexFp8Pool : Pages<128, 4> {
+  static constexpr int kChannels = 128;
+
+  /// Quantises and stores one key [128] T. Called by all threads of `coop`; does not synchronise.
+  template <Coop C, class T>
+  DSV4_HD void write(C coop, std::int64_t slot, const T* row) const {
+    const e8m0 s = quant::fp8_block(coop, reinterpret_cast<e4m3*>(data_of(slot)), row, kChannels);
+    if (coop.rank() == 0) *reinterpret_cast<float*>(scales_of(slot)) = to_float(s);
+  }
+
+  /// Decodes one key into `buffer` [128]: code * scale, rounded once to fp32. For one thread.
+  DSV4_HD void read(std::int64_t slot, float* buffer) const {
+    const e4m3* code = reinterpret_cast<const e4m3*>(data_of(slot));
+    quant::fp8_decode(buffer, code, kChannels, *reinterpret_cast<const float*>(scales_of(slot)));
   }
   DSV4_HD const float* view(std::int64_t, const float* buffer) const { return buffer; }
 };

@@ -8,6 +8,15 @@ namespace dsv4::ops {
 enum class PositionType : std::int32_t { kInt32 = 0, kInt64 = 1 };
 enum class RopeDirection : std::int32_t { kForward = 0, kInverse = 1 };
 
+/// Where the angles of a rotation come from: computed from `freq`, or read from an engine's tables.
+struct RopeTable {
+  const float* freq = nullptr;    // [rope_dim/2] f32 in the memory of the kernel; null with cos and sin
+  const float* cos = nullptr;     // [max_position, rope_dim/2] f32; null with freq
+  const float* sin = nullptr;     // [max_position, rope_dim/2] f32; null with freq
+  std::int64_t max_position = 0;  // rows of cos and sin; a position outside gives NaNs
+  std::int64_t table_stride = 0;  // between rows of cos, and of sin; 0 = rope_dim/2
+};
+
 /// Turns the interleaved pairs (x[2i], x[2i+1]) of the last rope_dim channels of head h of token t by
 /// +-positions[t] * freq[i]                                         (primitives rope::angles, rope::rotate).
 /// The other channels are neither read nor written.
