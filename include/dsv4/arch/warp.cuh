@@ -9,6 +9,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(DSV4_SIMT_EMULATION)
+#include <bit>
+#endif
+
 namespace dsv4::arch::inline DSV4_FLAVOUR {
 
 #if defined(DSV4_SIMT_EMULATION)
@@ -91,6 +95,19 @@ DSV4_DEVICE bool all(bool predicate, unsigned mask = kFullMask DSV4_LOC) {
   return __all_sync(mask, predicate) != 0;
 #endif
 }
+
+/// How many lanes a mask names.
+DSV4_DEVICE int count_lanes(unsigned mask) {
+#if defined(DSV4_SIMT_EMULATION)
+  return std::popcount(mask);
+#else
+  return __popc(mask);
+#endif
+}
+
+/// The lanes before the caller's: count_lanes(ballot(p) & lanes_before()) is its rank among those that p
+/// holds for.
+DSV4_DEVICE unsigned lanes_before() { return (1u << lane_id()) - 1; }
 
 // Reductions over the lanes of mask, sm_80 (redux.sync): integers alone, so the order of lanes does not
 // matter.
