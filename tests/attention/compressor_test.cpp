@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <initializer_list>
 #include <limits>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "tests/support/catch.hpp"
@@ -45,9 +47,11 @@ Tokens tokens(int width, std::int64_t first, std::int64_t count, std::uint64_t s
   return t;
 }
 
-// out[c] = sum p a / sum p over the block's tokens and, at ratio 4, the predecessor's other half, in double.
+// out[c] = sum p a / sum p over the predecessor's first half at ratio 4, then the block's tokens, in double.
 // Bound: the exponent is off by the roundings of b + ape (both of this term and of the maximum) and of the
-// difference; e^x by 3 ulp; sums of n terms by n roundings; the quotient by one.
+// differences, which add up to the distance from the maximum; e^x by 3 ulp, once for the term and once for
+// each new maximum, by which all terms before it are scaled; sums of n terms by n roundings; the quotient by
+// one.
 std::vector<Interval> pooled(const Tokens& rows, std::int64_t entry, const std::vector<float>& ape, int ratio,
                              int dim) {
   const int width = rows.width;
@@ -58,15 +62,19 @@ std::vector<Interval> pooled(const Tokens& rows, std::int64_t entry, const std::
       logit.push_back(double{rows(position)[width + column]} + ape[std::size_t(token * width + column)]);
       a.push_back(rows(position)[column]);
     };
-    for (int j = 0; j < ratio; ++j) add(entry * ratio + j, j, ratio == 4 ? dim + c : c);
     if (ratio == 4 && entry > 0)
       for (int j = 0; j < ratio; ++j) add(entry * ratio - ratio + j, j, c);
-    const double max = *std::max_element(logit.begin(), logit.end());
+    for (int j = 0; j < ratio; ++j) add(entry * ratio + j, j, ratio == 4 ? dim + c : c);
+    double max = -std::numeric_limits<double>::infinity();
+    int rises = 0;
+    for (const double s : logit)
+      if (s > max) max = s, ++rises;
     const double n = static_cast<double>(logit.size());
     double sum = 0, sum_error = 0, acc = 0, acc_error = 0;
     for (std::size_t j = 0; j < logit.size(); ++j) {
       const double p = std::exp(logit[j] - max);
-      const double e = (std::abs(logit[j]) + std::abs(max) + std::abs(logit[j] - max) + 3 + n) * test::kUnit;
+      const double e =
+          (std::abs(logit[j]) + std::abs(max) + std::abs(logit[j] - max) + 3 * rises + n) * test::kUnit;
       sum += p, sum_error += p * e;
       acc += p * a[j], acc_error += p * std::abs(a[j]) * e;
     }
@@ -208,6 +216,73 @@ TEST_CASE("attention::pool: one bad channel stays one bad channel", "[attention]
     else
       REQUIRE(test::identical(got[c], want[c]));
   }
+}
+
+TEST_CASE("attention::PoolState: a state stored after any token goes on with the same bits",
+          "[attention][compressor]") {
+  const CompressorShape shape{128, 32};
+  const Tokens rows = tokens(32, 0, 128, 113);
+  const auto ape = position_bias(shape, 114);
+  const auto want = run_pool(rows, 0, ape, shape);
+  const int stop = GENERATE(0, 1, 2, 63, 64, 127, 128);
+  for (int c = 0; c < 32; ++c) {
+    const auto fold = [&](attention::PoolState& state, int begin, int end) {
+      for (int j = begin; j < end; ++j)
+        state.fold(rows(j)[32 + c] + ape[std::size_t(j * 32 + c)], rows(j)[c]);
+    };
+    attention::PoolState before;
+    fold(before, 0, stop);
+    attention::PoolState after{before.max, before.sum, before.acc};
+    fold(after, stop, 128);
+    CAPTURE(stop, c);
+    REQUIRE(test::identical(after.value(), want[std::size_t(c)]));
+  }
+}
+
+TEST_CASE("attention::PoolState: the greatest logit is counted exactly, whenever it comes",
+          "[attention][compressor]") {
+  // Powers of two apart, so that every step is exact but e^x, which is 1 at 0: two equal logits weigh the
+  // same.
+  for (const bool rising : {false, true}) {
+    attention::PoolState state;
+    if (!rising) state.fold(5, 3), state.fold(5, 1);
+    state.fold(-200, 1e9f);  // e^-205 is 0
+    if (rising) state.fold(5, 3), state.fold(5, 1);
+    CAPTURE(rising);
+    REQUIRE(state.max == 5);
+    REQUIRE(state.sum == 2);
+    REQUIRE(state.value() == 2);
+  }
+}
+
+TEST_CASE("attention::PoolState: infinite logits and bad numbers", "[attention][compressor]") {
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  const auto value = [](std::initializer_list<std::pair<float, float>> terms) {
+    attention::PoolState state;
+    for (const auto& [s, a] : terms) state.fold(s, a);
+    return state.value();
+  };
+  // Weight 0 beside any other, wherever it stands.
+  REQUIRE(value({{-kInf, 7}, {1, 3}}) == 3);
+  REQUIRE(value({{1, 3}, {-kInf, 7}}) == 3);
+  REQUIRE(value({{-kInf, 7}, {-kInf, 8}, {-1e30f, 3}, {-kInf, 9}}) == 3);
+  REQUIRE(value({{-3e38f, 2}, {3e38f, 3}}) == 3);  // a distance that overflows
+  REQUIRE(value({{3e38f, 3}, {-3e38f, 2}}) == 3);
+  // Undefined, and said so.
+  REQUIRE(std::isnan(value({})));
+  REQUIRE(std::isnan(value({{-kInf, 7}, {-kInf, 7}})));
+  for (const float bad : {kInf, kNan}) {
+    CAPTURE(bad);
+    REQUIRE(std::isnan(value({{bad, 1}})));
+    REQUIRE(std::isnan(value({{bad, 1}, {2, 3}})));
+    REQUIRE(std::isnan(value({{2, 3}, {bad, 1}})));
+    REQUIRE(std::isnan(value({{2, 3}, {bad, 1}, {4, 5}})));
+    REQUIRE(std::isnan(value({{-kInf, 3}, {bad, 1}, {-kInf, 3}})));
+  }
+  // A value that is no number stays visible even where its weight is 0.
+  REQUIRE(std::isnan(value({{-kInf, kNan}, {2, 3}})));
+  REQUIRE(std::isnan(value({{2, 3}, {-kInf, kNan}})));
+  REQUIRE(std::isnan(value({{2, kNan}, {4, 5}})));
 }
 
 TEST_CASE("attention::pool: rows from a ring give the bits of rows in a line", "[attention][compressor]") {

@@ -26,6 +26,35 @@ struct CompressorShape {
   DSV4_HD constexpr int span() const { return overlaps() ? 2 * ratio : ratio; }
 };
 
+/// A softmax-weighted sum of one channel over the tokens seen so far, with its running maximum:
+///     max = max_j s_j,   sum = sum_j e^(s_j - max),   acc = sum_j e^(s_j - max) a_j
+/// Tokens are folded in one after the other, so a state may be stored after any of them and folded on later:
+/// the bits are those of one run.
+struct PoolState {
+  float max = -math::kInfinity;
+  float sum = 0.0f;
+  float acc = 0.0f;
+
+  /// One more token, of logit s and value a. Whichever of the token and the sum so far has the lesser
+  /// exponent is scaled down to the other's: one exponential, no branch.
+  DSV4_HD void fold(float s, float a) {
+    const float distance = s - max;
+    const bool rises = distance > 0.0f;
+    // Nothing to scale: the first token, or one of weight 0, where the distance may be NaN. The exponential
+    // of the first would underflow, which is slow on a host.
+    const bool alone = s == -math::kInfinity || distance == math::kInfinity;
+    const float power = math::exp(alone ? 0.0f : -math::abs(distance));
+    const float e = alone ? 0.0f : power;
+    sum = math::fma(e, rises ? sum : 1.0f, rises ? 1.0f : sum);
+    acc = math::fma(e, rises ? acc : a, rises ? a : acc);
+    max = rises ? s : max;
+  }
+
+  /// acc / sum. NaN where a logit or value was NaN, where a logit was +inf, and where every logit was -inf:
+  /// the softmax is undefined there. A logit of -inf has weight 0 beside any other.
+  DSV4_HD float value() const { return max < math::kInfinity ? acc / sum : max - max; }
+};
+
 /// Pools ONE entry, per channel c (spec section 5.1):
 ///     out[c] = sum_j p_j a_j[c],  p = softmax_j( b_j[c] + ape[j mod ratio, c] )
 /// over the tokens j of block `entry`; with overlap the channels of these are the second half (dim + c), and
@@ -34,8 +63,8 @@ struct CompressorShape {
 ///   out   [dim] f32                unrounded
 ///   rows  position -> const float* [row_floats]: a [width], then b [width], of the token at that position
 ///   ape   [ratio, width] f32       added once, by the token's index inside its own block
-/// fp32, terms in position order, so the bits depend on the rows alone. Called by all threads of `coop`; does
-/// not synchronise.
+/// fp32, a PoolState folded in order of position, so the bits depend on the rows alone. Called by all threads
+/// of `coop`; does not synchronise.
 template <Coop C, class Rows>
 DSV4_HD void pool(C coop, float* out, const Rows& rows, std::int64_t entry, const float* ape,
                   CompressorShape shape) {
@@ -46,27 +75,23 @@ DSV4_HD void pool(C coop, float* out, const Rows& rows, std::int64_t entry, cons
   const std::int64_t begin = shape.overlaps() && entry > 0 ? end - 2 * shape.ratio : end - shape.ratio;
   for (int c0 = coop.rank() * kChunk; c0 < shape.dim; c0 += coop.size() * kChunk) {
     DSV4_ASSERT(c0 + kChunk <= shape.dim);
-    float max[kChunk], sum[kChunk], acc[kChunk];
-    for (int l = 0; l < kChunk; ++l) max[l] = -math::kInfinity, sum[l] = 0, acc[l] = 0;
-    const auto column = [&](std::int64_t position) {  // first channel of this term's half
-      return c0 + (shape.overlaps() && position >= end - shape.ratio ? shape.dim : 0);
-    };
-    for (std::int64_t position = begin; position < end; ++position) {
-      const float* b = rows(position) + width + column(position);
-      const float* bias = ape + position % shape.ratio * width + column(position);
-      for (int l = 0; l < kChunk; ++l) max[l] = math::max(max[l], b[l] + bias[l]);
+    float max[kChunk], sum[kChunk], acc[kChunk];  // of a PoolState each
+    for (int l = 0; l < kChunk; ++l) {
+      const PoolState empty;
+      max[l] = empty.max, sum[l] = empty.sum, acc[l] = empty.acc;
     }
     for (std::int64_t position = begin; position < end; ++position) {
-      const float* a = rows(position) + column(position);
+      const int column = c0 + (shape.overlaps() && position >= end - shape.ratio ? shape.dim : 0);
+      const float* a = rows(position) + column;
       const float* b = a + width;
-      const float* bias = ape + position % shape.ratio * width + column(position);
+      const float* bias = ape + position % shape.ratio * width + column;
       for (int l = 0; l < kChunk; ++l) {
-        const float p = math::exp((b[l] + bias[l]) - max[l]);
-        sum[l] += p;
-        acc[l] = math::fma(p, a[l], acc[l]);
+        PoolState state{max[l], sum[l], acc[l]};
+        state.fold(b[l] + bias[l], a[l]);
+        max[l] = state.max, sum[l] = state.sum, acc[l] = state.acc;
       }
     }
-    for (int l = 0; l < kChunk; ++l) out[c0 + l] = acc[l] / sum[l];
+    for (int l = 0; l < kChunk; ++l) out[c0 + l] = PoolState{max[l], sum[l], acc[l]}.value();
   }
 }
 
