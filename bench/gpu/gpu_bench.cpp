@@ -226,7 +226,7 @@ class Benches {
     const ops::RopeParams rope = {.out = out,
                                   .x = x,
                                   .positions = a.ids(tokens, 1 << 20),
-                                  .freq = a.floats(32, 0.01f),
+                                  .table = {.freq = a.floats(32, 0.01f)},
                                   .tokens = tokens,
                                   .heads = heads,
                                   .head_dim = 512,

@@ -3,14 +3,16 @@
 #include <dsv4/arch/launch.cuh>
 #include <dsv4/arch/memory.cuh>
 #include <dsv4/core/rope.hpp>
+#include <dsv4/linear/angles.cuh>
 #include <dsv4/ops/rope.hpp>
 
 #include "kernels/common/dispatch.hpp"
+#include "kernels/common/rope.hpp"
 
 namespace dsv4::ops::inline DSV4_FLAVOUR {
 namespace {
 
-constexpr int kRopeDim = 64;
+using kernels::kRopeDim;
 constexpr int kPairs = kRopeDim / 2;
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * arch::kWarpThreads;
@@ -18,34 +20,16 @@ constexpr int kHeads = 4;  // of a warp, in flight together
 static_assert(kPairs == arch::kWarpThreads, "a lane owns one pair");
 
 struct Strides {
-  std::int64_t out = 0, out_head = 0, x = 0, x_head = 0, table = 0;
+  std::int64_t out = 0, out_head = 0, x = 0, x_head = 0;
 };
-
-// Cosine and sine of this lane's pair at token t; NaN where the caller's table does not reach.
-DSV4_DEVICE math::SinCos pair_angle(const RopeParams& p, const Strides& stride, std::int64_t t) {
-  const int pair = arch::lane_id();
-  const std::int64_t position = p.position_type == PositionType::kInt64
-                                    ? static_cast<const std::int64_t*>(p.positions)[t]
-                                    : static_cast<const std::int32_t*>(p.positions)[t];
-  math::SinCos angle;
-  if (p.freq) {
-    dsv4::rope::angles(SerialCoop{}, &angle, p.freq + pair, position, 1);
-  } else if (position >= 0 && position < p.max_position) {
-    const std::int64_t i = position * stride.table + pair;
-    angle = {p.sin[i], p.cos[i]};
-  } else {
-    const float nan = bits_as<float>(0x7fc00000u);
-    angle = {nan, nan};
-  }
-  return angle;
-}
 
 // Block (slice of kWarps * kHeads heads, token).
 template <class T, bool kVector>
 DSV4_KERNEL(kThreads)
-rope_kernel(const DSV4_GRID_CONSTANT RopeParams p, Strides stride, std::int64_t slices) {
+rope_kernel(const DSV4_GRID_CONSTANT RopeParams p, const DSV4_GRID_CONSTANT linear::Angles angles,
+            linear::Positions positions, Strides stride, std::int64_t slices) {
   const std::int64_t t = arch::block_idx().x / slices, slice = arch::block_idx().x % slices;
-  const math::SinCos angle = pair_angle(p, stride, t);
+  const math::SinCos angle = angles(positions[t], arch::lane_id());
   const auto direction = p.direction == RopeDirection::kForward ? dsv4::rope::Direction::kForward
                                                                 : dsv4::rope::Direction::kInverse;
   const std::int64_t channel = p.head_dim - kRopeDim + 2 * arch::lane_id();
@@ -82,23 +66,19 @@ Status rope(const RopeParams& p, Stream stream) noexcept {
   DSV4_REQUIRE(p.tokens >= 0 && p.tokens <= INT32_MAX,
                invalid_argument("rope: tokens in [0, 2^31)", p.tokens));
   DSV4_REQUIRE(p.heads >= 1 && p.heads <= INT32_MAX, invalid_argument("rope: heads in [1, 2^31)", p.heads));
-  DSV4_REQUIRE(p.rope_dim == kRopeDim,
-               unsupported("rope: only rope_dim = 64 is compiled", p.rope_dim, kRopeDim));
+  Checks<"rope"> checks;
+  check_rope_sizes<"", "table">(checks, p.table, p.rope_dim, p.position_type);
+  if (!checks.ok()) return checks.status();
   DSV4_REQUIRE(p.head_dim >= kRopeDim && p.head_dim <= INT32_MAX,
                invalid_argument("rope: head_dim in [rope_dim, 2^31)", p.head_dim, kRopeDim));
   DSV4_REQUIRE(p.direction == RopeDirection::kForward || p.direction == RopeDirection::kInverse,
                unsupported("rope: direction", static_cast<std::int64_t>(p.direction)));
-  DSV4_REQUIRE(p.position_type == PositionType::kInt32 || p.position_type == PositionType::kInt64,
-               unsupported("rope: position_type", static_cast<std::int64_t>(p.position_type)));
   Strides stride = {.out_head = stride_or(p.out_head_stride, p.head_dim),
-                    .x_head = stride_or(p.x_head_stride, p.head_dim),
-                    .table = stride_or(p.table_stride, kPairs)};
+                    .x_head = stride_or(p.x_head_stride, p.head_dim)};
   DSV4_REQUIRE(stride.out_head >= p.head_dim,
                invalid_argument("rope: out_head_stride >= head_dim", stride.out_head, p.head_dim));
   DSV4_REQUIRE(stride.x_head >= p.head_dim,
                invalid_argument("rope: x_head_stride >= head_dim", stride.x_head, p.head_dim));
-  DSV4_REQUIRE(stride.table >= kPairs,
-               invalid_argument("rope: table_stride >= rope_dim/2", stride.table, kPairs));
   // The last head of a token needs no padding behind it.
   const std::int64_t out_span = (p.heads - 1) * stride.out_head + p.head_dim;
   const std::int64_t x_span = (p.heads - 1) * stride.x_head + p.head_dim;
@@ -113,18 +93,10 @@ Status rope(const RopeParams& p, Stream stream) noexcept {
   return with_type(p.dtype, "rope: dtype", [&](auto type) -> Status {
     using T = typename decltype(type)::type;
     if (p.tokens == 0) return {};
-    DSV4_REQUIRE(p.out && p.x && p.positions,
-                 invalid_argument("rope: out, x and positions must not be null"));
-    DSV4_REQUIRE(p.freq ? !p.cos && !p.sin : p.cos && p.sin,
-                 invalid_argument("rope: either freq or both of cos and sin must be given"));
-    DSV4_REQUIRE(p.freq || p.max_position >= 1,
-                 invalid_argument("rope: max_position >= 1 with cos and sin", p.max_position, 1));
-    DSV4_REQUIRE(is_aligned(p.out, sizeof(T)), invalid_argument("rope: out must be aligned to its type"));
-    DSV4_REQUIRE(is_aligned(p.x, sizeof(T)), invalid_argument("rope: x must be aligned to its type"));
-    DSV4_REQUIRE(is_aligned(p.positions, p.position_type == PositionType::kInt64 ? 8 : 4),
-                 invalid_argument("rope: positions must be aligned to their type"));
-    DSV4_REQUIRE(is_aligned(p.freq, 4) && is_aligned(p.cos, 4) && is_aligned(p.sin, 4),
-                 invalid_argument("rope: freq, cos and sin must be aligned to their type"));
+    checks.pointer<"out">(p.out, sizeof(T));
+    checks.pointer<"x">(p.x, sizeof(T));
+    check_rope_pointers<"", "table">(checks, p.table, p.positions, p.position_type);
+    if (!checks.ok()) return checks.status();
     DSV4_REQUIRE(p.out != p.x || stride.out == stride.x,
                  invalid_argument("rope: out_stride = x_stride where out is x", stride.out, stride.x));
     DSV4_REQUIRE(p.out != p.x || stride.out_head == stride.x_head,
@@ -137,7 +109,7 @@ Status rope(const RopeParams& p, Stream stream) noexcept {
     const bool aligned = pairs(p.out, stride.out, stride.out_head) && pairs(p.x, stride.x, stride.x_head);
     return arch::launch("rope", aligned ? rope_kernel<T, true> : rope_kernel<T, false>,
                         {.grid = {static_cast<unsigned>(p.tokens * slices), 1, 1}, .block = {kThreads, 1, 1}},
-                        stream, p, stride, slices);
+                        stream, p, angles(p.table), positions(p.positions, p.position_type), stride, slices);
   });
 }
 

@@ -97,7 +97,7 @@ void OpBackend<T>::rotate(Rows& x, std::int64_t heads, std::int64_t head_dim, in
   require(ops::rope({.out = x.data(),
                      .x = x.data(),
                      .positions = positions_.data(),
-                     .freq = this->frequencies(b).data(),
+                     .table = {.freq = this->frequencies(b).data()},
                      .tokens = x.rows(),
                      .heads = heads,
                      .head_dim = head_dim,

@@ -80,7 +80,7 @@ void compare_rope(Tally& tally, std::int64_t tokens, std::int64_t heads, ops::Ro
     return f.rope({.out = m.out<T>("out", tokens * heads * head_dim),
                    .x = m.in(x),
                    .positions = m.in(positions),
-                   .freq = m.in(frequencies()),
+                   .table = {.freq = m.in(frequencies())},
                    .tokens = tokens,
                    .heads = heads,
                    .head_dim = head_dim,

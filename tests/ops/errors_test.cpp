@@ -168,13 +168,13 @@ TEST_CASE("rope refuses", "[ops][rope][errors]") {
   const ops::RopeParams good{.out = at(0),
                              .x = at(0),
                              .positions = at(1),
-                             .freq = at<float>(2),
+                             .table = {.freq = at<float>(2)},
                              .tokens = 2,
                              .heads = 2,
                              .head_dim = 72,
                              .rope_dim = 64};
   ops::RopeParams table = good;
-  table.freq = nullptr, table.cos = at<float>(2), table.sin = at<float>(3), table.max_position = 1;
+  table.table = {.cos = at<float>(2), .sin = at<float>(3), .max_position = 1};
   REQUIRE(call(good).ok());
   REQUIRE(call(table).ok());
   check_empty(ops::RopeParams{.heads = 1, .head_dim = 64, .rope_dim = 64}, &ops::RopeParams::tokens);
@@ -182,7 +182,7 @@ TEST_CASE("rope refuses", "[ops][rope][errors]") {
   REFUSED(good, p.tokens = kTwo31, kInvalid, kTwo31, 0, "rope: tokens");
   REFUSED(good, p.heads = 0, kInvalid, 0, 0, "rope: heads");
   REFUSED(good, p.heads = kTwo31, kInvalid, kTwo31, 0, "rope: heads");
-  REFUSED(good, p.rope_dim = 32, kUnsupported, 32, 64, "rope: only rope_dim");
+  REFUSED(good, p.rope_dim = 32, kUnsupported, 32, 64, "rope: rope_dim must be 64");
   REFUSED(good, p.head_dim = 63, kInvalid, 63, 64, "rope: head_dim");
   REFUSED(good, p.head_dim = kTwo31, kInvalid, kTwo31, 64, "rope: head_dim");
   REFUSED(good, p.direction = static_cast<ops::RopeDirection>(4), kUnsupported, 4, 0, "rope: direction");
@@ -190,25 +190,28 @@ TEST_CASE("rope refuses", "[ops][rope][errors]") {
           "rope: position_type");
   REFUSED(good, p.out_head_stride = 71, kInvalid, 71, 72, "rope: out_head_stride");
   REFUSED(good, p.x_head_stride = 71, kInvalid, 71, 72, "rope: x_head_stride");
-  REFUSED(good, p.table_stride = 31, kInvalid, 31, 32, "rope: table_stride");
+  REFUSED(good, p.table.table_stride = 31, kInvalid, 31, 32, "rope: table.table_stride");
   REFUSED(good, p.out_stride = 143, kInvalid, 143, 144, "rope: out_stride");
   REFUSED(good, p.x_stride = 143, kInvalid, 143, 144, "rope: x_stride");
   REFUSED(good, (p.tokens = kTwo30, p.heads = 17), kInvalid, kTwo31, kTwo31 - 1, "rope: tokens *");
   REFUSED(good, p.dtype = kNoType, kUnsupported, 9, 0, "rope: dtype");
-  REFUSED(good, p.out = nullptr, kInvalid, 0, 0, "rope: out");
-  REFUSED(good, p.x = nullptr, kInvalid, 0, 0, "rope: out, x");
+  REFUSED(good, p.out = nullptr, kInvalid, 0, 0, "rope: out must not be null");
+  REFUSED(good, p.x = nullptr, kInvalid, 0, 0, "rope: x must not be null");
   REFUSED(good, p.positions = nullptr, kInvalid, 0, 0, "positions must not be null");
-  REFUSED(good, p.freq = nullptr, kInvalid, 0, 0, "rope: either freq or both of cos and sin");
-  REFUSED(good, p.cos = at<float>(3), kInvalid, 0, 0, "rope: either freq or both of cos and sin");
-  REFUSED(table, p.sin = nullptr, kInvalid, 0, 0, "rope: either freq or both of cos and sin");
-  REFUSED(table, p.max_position = 0, kInvalid, 0, 1, "rope: max_position");
-  REFUSED(good, p.out = at(0, 1), kInvalid, 0, 0, "rope: out must be aligned");
-  REFUSED(good, p.x = at(0, 1), kInvalid, 0, 0, "rope: x must be aligned");
-  REFUSED(good, p.positions = at(1, 2), kInvalid, 0, 0, "rope: positions must be aligned");
-  REFUSED(good, (p.positions = at(1, 4), p.position_type = ops::PositionType::kInt64), kInvalid, 0, 0,
+  REFUSED(good, p.table.freq = nullptr, kInvalid, 0, 0,
+          "rope: table must give either freq or both of cos and sin");
+  REFUSED(good, p.table.cos = at<float>(3), kInvalid, 0, 0,
+          "rope: table must give either freq or both of cos and sin");
+  REFUSED(table, p.table.sin = nullptr, kInvalid, 0, 0,
+          "rope: table must give either freq or both of cos and sin");
+  REFUSED(table, p.table.max_position = 0, kInvalid, 0, 1, "rope: table.max_position");
+  REFUSED(good, p.out = at(0, 1), kInvalid, 1, 2, "rope: out must be aligned");
+  REFUSED(good, p.x = at(0, 1), kInvalid, 1, 2, "rope: x must be aligned");
+  REFUSED(good, p.positions = at(1, 2), kInvalid, 2, 4, "rope: positions must be aligned");
+  REFUSED(good, (p.positions = at(1, 4), p.position_type = ops::PositionType::kInt64), kInvalid, 4, 8,
           "rope: positions must be aligned");
-  REFUSED(good, p.freq = at<float>(2, 2), kInvalid, 0, 0, "rope: freq, cos and sin must be aligned");
-  REFUSED(table, p.sin = at<float>(3, 2), kInvalid, 0, 0, "rope: freq, cos and sin must be aligned");
+  REFUSED(good, p.table.freq = at<float>(2, 2), kInvalid, 2, 4, "rope: table.freq must be aligned");
+  REFUSED(table, p.table.sin = at<float>(3, 2), kInvalid, 2, 4, "rope: table.sin must be aligned");
   REFUSED(good, p.out_stride = 200, kInvalid, 200, 144, "rope: out_stride = x_stride");
   REFUSED(good, (p.out_head_stride = 80, p.out_stride = 200, p.x_stride = 200), kInvalid, 80, 72,
           "rope: out_head_stride = x_head_stride");

@@ -91,7 +91,7 @@ TEST_CASE("act_quant, hadamard and rope read and write every byte once", "[ops][
   REQUIRE_OK(ops::rope({.out = heads.data(),
                         .x = heads.data(),
                         .positions = positions.data(),
-                        .freq = freq.data(),
+                        .table = {.freq = freq.data()},
                         .tokens = rows,
                         .heads = 2,
                         .head_dim = 64,

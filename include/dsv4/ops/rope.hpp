@@ -24,14 +24,11 @@ struct RopeParams {
   void* out = nullptr;              // [tokens, heads, head_dim] dtype; may be x itself (same strides)
   const void* x = nullptr;          // [tokens, heads, head_dim] dtype
   const void* positions = nullptr;  // [tokens] position_type; 0 .. 2^22-1 (promised)
-  const float* freq = nullptr;      // [rope_dim/2] f32 in the memory of the kernel; null with cos and sin
-  const float* cos = nullptr;       // [max_position, rope_dim/2] f32; null with freq
-  const float* sin = nullptr;       // [max_position, rope_dim/2] f32; null with freq
-  std::int64_t tokens = 0;          // 0 .. 2^31-1
-  std::int64_t heads = 0;           // 1 .. 2^31-1
-  std::int64_t head_dim = 0;        // >= rope_dim
-  std::int64_t max_position = 0;    // rows of cos and sin; a position outside gives NaNs
-  std::int32_t rope_dim = 0;        // 64
+  RopeTable table = {};
+  std::int64_t tokens = 0;    // 0 .. 2^31-1
+  std::int64_t heads = 0;     // 1 .. 2^31-1
+  std::int64_t head_dim = 0;  // >= rope_dim
+  std::int32_t rope_dim = 0;  // 64
   RopeDirection direction = RopeDirection::kForward;
   PositionType position_type = PositionType::kInt32;
   DType dtype = DType::kBf16;
@@ -39,7 +36,6 @@ struct RopeParams {
   std::int64_t out_head_stride = 0;  // between heads; 0 = head_dim
   std::int64_t x_stride = 0;         // between tokens; 0 = heads * x_head_stride
   std::int64_t x_head_stride = 0;    // between heads; 0 = head_dim
-  std::int64_t table_stride = 0;     // between rows of cos, and of sin; 0 = rope_dim/2
 };
 
 inline namespace DSV4_FLAVOUR {
