@@ -65,8 +65,8 @@ inline Visible visible(const ops::VisibleEntries& v, std::int64_t max_entries) {
 }
 
 /// Sizes of a pool whose format is known to be supported; kArgument names it.
-template <Text kArgument, Text kOp>
-void check_pool_sizes(Checks<kOp>& checks, const ops::CachePool& p, std::int64_t channels) {
+template <Text kArgument, class C>
+void check_pool_sizes(C& checks, const ops::CachePool& p, std::int64_t channels) {
   using ops::CacheFormat;
   checks.template require<kArgument + Text(".slots"), "must be 0 .. 2^31-1">(
       p.slots >= 0 && p.slots <= INT32_MAX, p.slots, INT32_MAX);
@@ -96,15 +96,15 @@ void check_pool_sizes(Checks<kOp>& checks, const ops::CachePool& p, std::int64_t
 }
 
 /// Pointers of a pool that has slots.
-template <Text kArgument, Text kOp>
-void check_pool_pointers(Checks<kOp>& checks, const ops::CachePool& p) {
+template <Text kArgument, class C>
+void check_pool_pointers(C& checks, const ops::CachePool& p) {
   if (p.slots == 0) return;
   checks.template pointer<kArgument + Text(".data")>(p.data, 16);
   checks.template optional<kArgument + Text(".scales")>(p.scales, 4);
 }
 
-template <Text kArgument, Text kOp>
-void check_page_table(Checks<kOp>& checks, const ops::PageTable& t) {
+template <Text kArgument, class C>
+void check_page_table(C& checks, const ops::PageTable& t) {
   checks.template require<kArgument + Text(".page_rows"), "must be at least 1">(t.page_rows >= 1, t.page_rows,
                                                                                 1);
   checks.template require<kArgument + Text(".ring"), "must not be negative">(t.ring >= 0, t.ring, 0);
@@ -113,8 +113,8 @@ void check_page_table(Checks<kOp>& checks, const ops::PageTable& t) {
                                                                                   t.sequences, 0);
 }
 
-template <Text kArgument, Text kOp>
-void check_visible(Checks<kOp>& checks, const ops::VisibleEntries& v) {
+template <Text kArgument, class C>
+void check_visible(C& checks, const ops::VisibleEntries& v) {
   if (v.counts) return;
   checks.template require<kArgument + Text(".ratio"), "must be at least 1 where counts is null">(v.ratio >= 1,
                                                                                                  v.ratio, 1);
