@@ -1,0 +1,219 @@
+// Scores of the lightning indexer by tensor cores: the body that attn_index_scores and attn_index_select are
+// made of.
+//
+//   using Scorer = IndexScorer<Fp4Queries, IndexFp4Pool, 4>;         // of index_codec.cuh; 64 heads
+//   const Scorer scorer(problem, token);                             // all Scorer::kThreads threads of a
+//   block scorer.score(begin, end, [&](std::int64_t entry, float score) {  // as often as wanted; no shared
+//   memory
+//     shared_scores[entry - begin] = score;
+//   });
+//   arch::sync_threads();                                            // score() itself does not synchronise
+#pragma once
+
+#include <dsv4/arch/arithmetic.cuh>
+#include <dsv4/arch/config.cuh>
+#include <dsv4/arch/index.cuh>
+#include <dsv4/arch/memory.cuh>
+#include <dsv4/arch/mma.cuh>
+#include <dsv4/arch/warp.cuh>
+#include <dsv4/attention/index_codec.cuh>
+#include <dsv4/attention/page_table.hpp>
+#include <dsv4/core/math.hpp>
+#include <dsv4/core/types.hpp>
+
+#include <cstdint>
+
+namespace dsv4::attention::inline DSV4_FLAVOUR {
+
+/// Which queries are scored against which keys.
+///   queries      [tokens * heads] rows, token t's from t * heads
+///   weights      [tokens, heads] f32, factor included
+///   table        entry of a token's sequence -> slot of `keys`
+///   sequence_of  [tokens] rows of the table; null = token t's is t
+template <class Queries, class Pool>
+struct IndexProblem {
+  Queries queries;
+  const float* weights;
+  Pool keys;
+  PageTable table;
+  const std::int32_t* sequence_of_or_null;
+  std::int32_t heads;
+
+  DSV4_DEVICE std::int64_t sequence(std::int64_t token) const {
+    return sequence_of_or_null && table.pages ? arch::load(sequence_of_or_null + token) : token;
+  }
+};
+
+/// One token's scores: score[i] = sum_h weights[h] * relu(q[h] . key[i]), heads at most 16 * kHeadGroups.
+///
+/// Every warp holds the whole query as A operands in registers, 32 a group of 16 heads: it never passes
+/// through shared memory, and no warp waits for another. Keys are the B operand, straight from memory: the
+/// four threads that hold a column of B read a key's 64 bytes in one instruction, and convert what they read
+/// where it is, because q . k may take the channels in any order that both operands share. A warp takes 32
+/// entries at a time, eight to a product; each lane finds one entry's slot, an iteration before its key is
+/// read, and a key is read a whole iteration (kAhead = 4) before it is multiplied.
+///
+/// One order for every entry: eight products accumulated by the tensor core from zero; in a thread, heads g,
+/// g + 8, g + 16, ... by fp32 fma; these eight sums pairwise, g with g + 1, then + 2, then + 4. A score
+/// depends on its token and its entry alone. NaNs stay: ReLU does not swallow them.
+///   Queries  Fp4Queries, Fp8Queries, Bf16Queries      Pool  IndexFp4Pool, IndexFp8Pool, RowPool<bf16>
+template <class Queries, class Pool, int kHeadGroups>
+class IndexScorer {
+ public:
+  static constexpr int kWarps = 8;
+  static constexpr int kThreads = kWarps * arch::kWarpThreads;
+  static constexpr int kTile = kThreads;  // entries that the block scores at a time: best call for multiples
+  static constexpr int kMaxHeads = 16 * kHeadGroups;
+  using Problem = IndexProblem<Queries, Pool>;
+
+  /// Reads the token's query. Called by all threads of the block; keeps a reference to `p`.
+  DSV4_DEVICE IndexScorer(const Problem& p, std::int64_t token) : p_(p), lane_(arch::lane_id()) {
+    const int g = lane_ / 4, t = lane_ % 4;
+    DSV4_UNROLL
+    for (int i = 0; i < kHeadGroups; ++i) {
+      DSV4_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        const int head = 16 * i + 8 * half + g;
+        const std::int64_t row = token * p.heads + head;
+        const bool exists = head < p.heads;
+        weight_[i][half] = exists ? arch::load(p.weights + row) : 0.0f;
+        DSV4_UNROLL
+        for (int u = 0; u < 4; ++u) {
+          Channels own = {}, c;
+          if (exists) p.queries.load(own, row, Reader::channel(t, u));
+          reorder<Queries, typename Reader::Order>(c, own);
+          DSV4_UNROLL
+          for (int j = 0; j < 4; ++j) query_[i][2 * u + j / 2][j % 2 * 2 + half] = c[j];
+        }
+      }
+    }
+    const std::int64_t sequence = p.sequence(token);
+    pages_ = p.table.pages + sequence * p.table.stride;
+    mapped_ = !p.table.pages ? UINT32_MAX
+              : sequence < 0 || sequence >= p.table.sequences || p.table.stride < 0
+                  ? 0u
+                  : static_cast<std::uint32_t>(p.table.stride < UINT32_MAX ? p.table.stride : UINT32_MAX);
+  }
+
+  /// Calls store(entry, score) for every entry in [begin, end), 0 <= begin, end < 2^31, once, from one
+  /// thread: neighbouring lanes have neighbouring entries. An entry without a slot scores NaN; of keys,
+  /// nothing but the slots of [begin, end) is read. Called by all threads of the block; does not synchronise.
+  template <class Store>
+  DSV4_DEVICE void score(std::int32_t begin, std::int32_t end, Store store) const {
+    std::int32_t entry = begin + arch::warp_id() * arch::kWarpThreads;
+    KeyPlace next = place_of(entry + lane_, end);
+    float next_factor = factor_of(next);
+    typename Reader::Raw raw[kAhead];
+    DSV4_UNROLL
+    for (int s = 0; s < kAhead; ++s) raw[s] = load_key(next, s);
+    KeyPlace after = place_of(entry + kTile + lane_, end);
+    for (; entry < end; entry += kTile) {
+      const KeyPlace now = next;
+      const float factor = next_factor;
+      next = after;
+      next_factor = factor_of(next);
+      after = place_of(entry + 2 * kTile + lane_, end);
+      float mine = 0;
+      DSV4_UNROLL
+      for (int s = 0; s < kSteps; ++s) {
+        const typename Reader::Raw key = raw[s % kAhead];
+        raw[s % kAhead] = load_key(s + kAhead < kSteps ? now : next, (s + kAhead) % kSteps);
+        const float sum = score_eight(key);
+        if (lane_ / 8 == s) mine = sum;
+      }
+      if (entry + lane_ < end)
+        store(entry + lane_, now.page >= 0 ? mine * factor : bits_as<float>(0x7fc00000u));
+    }
+  }
+
+ private:
+  using Reader = KeyReader<Pool>;
+  static constexpr int kSteps = 4;  // of 8 entries, in a warp's 32
+  static constexpr int kAhead = Reader::kAhead;
+
+  // PageTable::slot and the pool's split of it, in 32 bits: a division of 64 costs more than a key's
+  // products.
+  DSV4_DEVICE KeyPlace place_of(std::int32_t entry, std::int32_t end) const {
+    constexpr KeyPlace kNone = {};
+    if (entry >= end) return kNone;
+    auto r = static_cast<std::uint32_t>(entry);
+    if (p_.table.ring > 0) r %= static_cast<std::uint32_t>(p_.table.ring);
+    std::int64_t slot = r;
+    if (p_.table.pages) {
+      const auto rows = static_cast<std::uint32_t>(p_.table.page_rows);
+      const std::uint32_t page = r / rows;
+      if (page >= mapped_) return kNone;
+      const std::int32_t number = arch::load(pages_ + page);
+      if (number < 0) return kNone;
+      slot = std::int64_t{number} * rows + (r - page * rows);
+    }
+    if (slot >= p_.keys.slots) return kNone;
+    if constexpr (Reader::kPaged) {
+      const auto s = static_cast<std::uint32_t>(slot);
+      const auto rows = static_cast<std::uint32_t>(p_.keys.page_entries);
+      return {static_cast<std::int32_t>(s / rows), static_cast<std::int32_t>(s % rows)};
+    } else {
+      return {static_cast<std::int32_t>(slot), 0};
+    }
+  }
+
+  DSV4_DEVICE float factor_of(KeyPlace place) const {
+    return place.page >= 0 ? Reader::factor(p_.keys, place) : 0.0f;
+  }
+
+  // The thread's part of the key that is its column of B in step s of the 32 entries whose places the lanes
+  // hold. Column 2c + d is entry 4d + c of the eight, so that the sums end in the lanes of their entries.
+  DSV4_DEVICE typename Reader::Raw load_key(KeyPlace places, int s) const {
+    const int column = lane_ / 4, source = 8 * s + column % 2 * 4 + column / 2;
+    KeyPlace place;
+    place.page = arch::shfl(places.page, source);
+    if constexpr (Reader::kPaged) place.row = arch::shfl(places.row, source);
+    return place.page >= 0 ? Reader::load(p_.keys, place, lane_ % 4) : typename Reader::Raw{};
+  }
+
+  // Scores of the eight keys of a step, of entry i in the lanes i, i + 8, i + 16 and i + 24.
+  DSV4_DEVICE float score_eight(const typename Reader::Raw& key) const {
+    const typename Reader::Decoder decoder(key);
+    float dot[kHeadGroups][4] = {};
+    DSV4_UNROLL
+    for (int u = 0; u < 4; ++u) {
+      Channels c;
+      decoder.get(c, u);
+      DSV4_UNROLL
+      for (int j = 0; j < 2; ++j) {
+        const std::uint32_t b[2] = {c[2 * j], c[2 * j + 1]};
+        DSV4_UNROLL
+        for (int i = 0; i < kHeadGroups; ++i)
+          arch::mma_m16n8k16_bf16(dot[i], query_[i][2 * u + j], b, dot[i]);
+      }
+    }
+    const bool padded = p_.heads != kMaxHeads;
+    float sum[2] = {};  // columns 2t and 2t + 1
+    DSV4_UNROLL
+    for (int i = 0; i < kHeadGroups; ++i) {
+      DSV4_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        // A head that does not exist has the query 0, whose product with an infinite key is a NaN.
+        if (padded && 16 * i + 8 * half + lane_ / 4 >= p_.heads) continue;
+        DSV4_UNROLL
+        for (int d = 0; d < 2; ++d)
+          sum[d] = math::fma(weight_[i][half], arch::max_nan(dot[i][2 * half + d], 0.0f), sum[d]);
+      }
+    }
+    const bool odd = lane_ / 4 % 2 != 0;  // the column that this lane keeps
+    float kept = odd ? sum[1] : sum[0];
+    kept += arch::shfl_xor(odd ? sum[0] : sum[1], 4);
+    kept += arch::shfl_xor(kept, 8);
+    kept += arch::shfl_xor(kept, 16);
+    return kept;
+  }
+
+  const Problem& p_;
+  int lane_;
+  const std::int32_t* pages_;  // the sequence's row of the table
+  std::uint32_t mapped_;       // pages it has there
+  float weight_[kHeadGroups][2];
+  std::uint32_t query_[kHeadGroups][kIndexDim / 16][4];
+};
+
+}  // namespace dsv4::attention::inline DSV4_FLAVOUR
