@@ -100,16 +100,6 @@ void check_select_pointers(C& c, const ops::SelectOutput& o) {
   c.template optional<"output.table.sequence_of">(o.table.sequence_of, 4);
 }
 
-/// Entries that tokens see, of an op that has tokens.
-template <Text kArgument, class C>
-void check_visible_pointers(C& c, const ops::VisibleEntries& v) {
-  if (v.counts)
-    c.template pointer<kArgument + Text(".counts")>(v.counts, 4);
-  else
-    c.template pointer<kArgument + Text(".positions")>(v.positions,
-                                                       v.position_type == ops::PositionType::kInt64 ? 8 : 4);
-}
-
 template <class C>
 void check_select_workspace(C& c, const void* workspace, std::size_t given, std::size_t needed) {
   c.template require<"workspace_bytes", "must be at least the op's workspace size">(

@@ -120,4 +120,14 @@ void check_visible(C& checks, const ops::VisibleEntries& v) {
                                                                                                  v.ratio, 1);
 }
 
+/// Pointers of an op that has tokens.
+template <Text kArgument, class C>
+void check_visible_pointers(C& checks, const ops::VisibleEntries& v) {
+  if (v.counts)
+    checks.template pointer<kArgument + Text(".counts")>(v.counts, 4);
+  else
+    checks.template pointer<kArgument + Text(".positions")>(
+        v.positions, v.position_type == ops::PositionType::kInt64 ? 8 : 4);
+}
+
 }  // namespace dsv4::kernels::inline DSV4_FLAVOUR
