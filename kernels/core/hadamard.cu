@@ -1,44 +1,17 @@
-// Op hadamard: a lane holds 16 bytes of a row, so that a row lies in 128 / kN lanes. The first stages of the
-// butterfly stay in a lane's registers, the others are shuffles.
+// Op hadamard: a lane holds 16 bytes of a row, so that a row lies in 128 / kN lanes.
 #include <dsv4/arch/index.cuh>
 #include <dsv4/arch/launch.cuh>
+#include <dsv4/linear/hadamard.cuh>
 #include <dsv4/linear/lanes.cuh>
 #include <dsv4/ops/hadamard.hpp>
 
 #include "kernels/common/dispatch.hpp"
-
-#include <cmath>
 
 namespace dsv4::ops::inline DSV4_FLAVOUR {
 namespace {
 
 constexpr int kThreads = 128;
 constexpr int kWidth = 128;
-
-// Sums and differences in the order of the primitive: distances 1, 2, 4, ... of the row.
-template <int kN>
-DSV4_DEVICE void butterfly(float (&v)[kN]) {
-  DSV4_UNROLL
-  for (int distance = 1; distance < kN; distance *= 2) {
-    DSV4_UNROLL
-    for (int i = 0; i < kN; ++i) {
-      if (i & distance) continue;
-      const float a = v[i], b = v[i + distance];
-      v[i] = a + b;
-      v[i + distance] = a - b;
-    }
-  }
-  DSV4_UNROLL
-  for (int distance = 1; distance < kWidth / kN; distance *= 2) {
-    const bool upper = (arch::lane_id() & distance) != 0;
-    DSV4_UNROLL
-    for (int i = 0; i < kN; ++i) {
-      const float other = arch::shfl_xor(v[i], distance);
-      // a + b in the lower lane, a - b in the upper one, where `other` is a.
-      v[i] = other + (upper ? -v[i] : v[i]);
-    }
-  }
-}
 
 template <class T, bool kVector>
 DSV4_KERNEL(kThreads)
@@ -50,10 +23,7 @@ hadamard_kernel(const DSV4_GRID_CONSTANT HadamardParams p, std::int64_t out_stri
   const std::int64_t count = r < p.rows ? kN : 0;  // every lane shuffles
   float v[kN];
   linear::load_values<kVector>(v, static_cast<const T*>(p.x) + r * x_stride + i, count);
-  butterfly(v);
-  const float norm = 1.0f / sqrtf(static_cast<float>(kWidth));
-  DSV4_UNROLL
-  for (int j = 0; j < kN; ++j) v[j] *= norm;
+  linear::hadamard<kWidth>(v);
   linear::store_values<kVector>(static_cast<T*>(p.out) + r * out_stride + i, linear::rounded<T>(v), count);
 }
 
