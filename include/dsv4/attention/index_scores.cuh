@@ -100,6 +100,17 @@ class IndexScorer {
   /// nothing but the slots of [begin, end) is read. Called by all threads of the block; does not synchronise.
   template <class Store>
   DSV4_DEVICE void score(std::int32_t begin, std::int32_t end, Store store) const {
+    for_each_tile(begin, end, [&](std::int32_t entry, float score) {
+      if (entry < end) store(entry, score);
+    });
+  }
+
+  /// The same in tiles of kTile entries: calls f(entry, score) by all threads of the block for a tile, so
+  /// that f may synchronise. Thread i has entry i of the tile, also where that is not below `end`: then the
+  /// score is a NaN.
+  template <class F>
+  DSV4_DEVICE void for_each_tile(std::int32_t begin, std::int32_t end, F f) const {
+    const std::int32_t limit = begin + (end - begin + kTile - 1) / kTile * kTile;
     std::int32_t entry = begin + arch::warp_id() * arch::kWarpThreads;
     KeyPlace next = place_of(entry + lane_, end);
     float next_factor = factor_of(next);
@@ -107,7 +118,7 @@ class IndexScorer {
     DSV4_UNROLL
     for (int s = 0; s < kAhead; ++s) raw[s] = load_key(next, s);
     KeyPlace after = place_of(entry + kTile + lane_, end);
-    for (; entry < end; entry += kTile) {
+    for (; entry < limit; entry += kTile) {
       const KeyPlace now = next;
       const float factor = next_factor;
       next = after;
@@ -121,8 +132,7 @@ class IndexScorer {
         const float sum = score_eight(key);
         if (lane_ / 8 == s) mine = sum;
       }
-      if (entry + lane_ < end)
-        store(entry + lane_, now.page >= 0 ? mine * factor : bits_as<float>(0x7fc00000u));
+      f(entry + lane_, now.page >= 0 ? mine * factor : bits_as<float>(0x7fc00000u));
     }
   }
 
