@@ -22,9 +22,8 @@ inline linear::Angles angles(const ops::RopeTable& t) {
 
 /// Sizes and support. kIn is what the names of `rope_dim` and `position_type` start with in messages: "" or
 /// the member they lie in; kTable names the table.
-template <Text kIn, Text kTable, Text kOp>
-void check_rope_sizes(Checks<kOp>& checks, const ops::RopeTable& table, std::int32_t rope_dim,
-                      ops::PositionType type) {
+template <Text kIn, Text kTable, class C>
+void check_rope_sizes(C& checks, const ops::RopeTable& table, std::int32_t rope_dim, ops::PositionType type) {
   checks.template require<kIn + Text("rope_dim"), "must be 64: no other is compiled">(
       rope_dim == kRopeDim, rope_dim, kRopeDim, Code::kUnsupported);
   checks.template require<kIn + Text("position_type"), "must be int32 or int64">(
@@ -34,8 +33,8 @@ void check_rope_sizes(Checks<kOp>& checks, const ops::RopeTable& table, std::int
 }
 
 /// Pointers of an op that has tokens.
-template <Text kIn, Text kTable, Text kOp>
-void check_rope_pointers(Checks<kOp>& checks, const ops::RopeTable& table, const void* positions,
+template <Text kIn, Text kTable, class C>
+void check_rope_pointers(C& checks, const ops::RopeTable& table, const void* positions,
                          ops::PositionType type) {
   checks.template pointer<kIn + Text("positions")>(positions, type == ops::PositionType::kInt64 ? 8 : 4);
   checks.template require<kTable, "must give either freq or both of cos and sin">(

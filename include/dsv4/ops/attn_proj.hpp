@@ -35,10 +35,11 @@ struct AttnKvProjParams {
   CachePool window = {};                // kKv584 or kRows of dtype; data null = no cache
   const std::int32_t* slots = nullptr;  // [tokens]; outside [0, window.slots) = the token is not stored.
                                         // Stored slots are distinct (promised)
-  void* out = nullptr;  // [tokens, head_dim] dtype; null = not wanted. The row as the cache gives it back:
-                        // with kKv584 its first 448 channels have been through FP8
+  void* out = nullptr;  // [tokens, head_dim] dtype; may be kv itself (same strides); null = not wanted. The
+                        // row as the cache gives it back: with window.format kKv584, with a cache or without,
+                        // its first 448 channels have been through FP8
   const void* kv = nullptr;         // [tokens, head_dim] dtype: Wkv x, rounded; null = absent (attn_qk_prep)
-  const float* norm = nullptr;      // [head_dim] f32
+  const float* norm = nullptr;      // [head_dim] f32, 16-byte aligned
   const void* positions = nullptr;  // [tokens] position_type
   RopeTable rope = {};
   std::int64_t tokens = 0;    // 0 .. 2^31-1
@@ -75,7 +76,8 @@ struct AttnIndexPrepParams {
   std::int64_t weights_stride = 0;  // between tokens; 0 = heads
 };
 
-/// All three in one launch. A part whose input (q or kv) is null is absent; the others may differ in tokens.
+/// All three in one launch. A part whose input (q or kv) is null is absent; the others have one dtype, and
+/// may differ in tokens.
 struct AttnQkPrepParams {
   AttnQProjParams q = {};
   AttnKvProjParams kv = {};
@@ -84,7 +86,8 @@ struct AttnQkPrepParams {
 
 inline namespace DSV4_FLAVOUR {
 /// fp32 inside, canonical order of summation, bit for bit the primitives: a token's bits depend on that token
-/// alone. attn_qk_prep equals the three ops bit for bit. Deterministic; no workspace; do not synchronise.
+/// alone. attn_qk_prep equals the three ops bit for bit. Rows start at multiples of 16 bytes, those of
+/// `weights` at their type's. Deterministic; no workspace; do not synchronise.
 [[nodiscard]] DSV4_API Status attn_q_proj(const AttnQProjParams& p, Stream stream) noexcept;
 [[nodiscard]] DSV4_API Status attn_kv_proj(const AttnKvProjParams& p, Stream stream) noexcept;
 [[nodiscard]] DSV4_API Status attn_index_prep(const AttnIndexPrepParams& p, Stream stream) noexcept;
