@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -14,6 +15,7 @@
 
 using namespace dsv4;
 using attention::IndexFp4Pool;
+using attention::IndexFp8Pool;
 using attention::RowPool;
 using test::Interval;
 namespace oracle = test::oracle;
@@ -161,6 +163,38 @@ TEST_CASE("attention::index_scores over FP4 pages and bf16 rows computes its equ
                           paged) == "");
 }
 
+TEST_CASE("attention::index_scores over FP8 pages computes its equation", "[attention][indexer]") {
+  const int heads = GENERATE(3, 64);
+  const int page_entries = GENERATE(1, 53, 64);
+  const bool dense = GENERATE(false, true);  // scales as a tensor of their own
+  const std::int64_t entries = 300, pages = entries / page_entries + 1;
+  const std::int64_t stride = (dense ? 128 : 132) * page_entries + 12, scales_stride = 4 * page_entries + 8;
+  const auto q = test::normal(std::int64_t{heads} * kDim, 161), weights = test::normal(heads, 162);
+  const auto scales = test::uniform(entries, 163, 0.001, 0.1);  // any positive value
+  std::vector<std::uint8_t> bytes = test::bytes(pages * stride, 164);
+  std::vector<std::uint8_t> apart(static_cast<std::size_t>(pages * scales_stride), 0xff);
+  std::vector<double> keys;
+  for (std::int64_t i = 0; i < entries; ++i) {
+    const std::int64_t page = i / page_entries, row = i % page_entries;
+    std::uint8_t* codes = bytes.data() + page * stride + 128 * row;
+    std::uint8_t* scale = dense ? apart.data() + page * scales_stride + 4 * row
+                                : bytes.data() + page * stride + 128 * page_entries + 4 * row;
+    std::memcpy(scale, &scales[std::size_t(i)], 4);
+    for (int d = 0; d < kDim; ++d) {
+      if ((codes[d] & 0x7f) == 0x7f) codes[d] ^= 1;  // a number
+      // What the pool decodes: the product rounded once to fp32.
+      const double exact = oracle::e4m3_value(codes[d]) * double{scales[std::size_t(i)]};
+      keys.push_back(static_cast<float>(exact));
+    }
+  }
+  IndexFp8Pool pool;
+  pool.pages = bytes.data(), pool.page_stride = stride, pool.page_entries = page_entries,
+  pool.slots = entries;
+  if (dense) pool.scales_or_null = apart.data(), pool.scales_stride = scales_stride;
+  CAPTURE(heads, page_entries, dense);
+  REQUIRE(test::outside(score_all(q, weights, pool, entries), scores_of(q, weights, keys)) == "");
+}
+
 TEST_CASE("attention::index_scores: a score does not depend on what is scored beside it",
           "[attention][indexer]") {
   const int heads = GENERATE(1, 5, 64);
@@ -235,6 +269,15 @@ TEST_CASE("attention::index_scores: a NaN key has a NaN score, its neighbours do
   const auto paged = score_all(q, weights, IndexFp4Pool{page.data(), 2 * 68, 2, 2}, 2);
   REQUIRE(std::isfinite(paged[0]));
   REQUIRE(std::isnan(paged[1]));
+  // In FP8 by a code, or by the key's scale.
+  std::vector<std::uint8_t> fp8(3 * 132, 0x38);  // codes of 1
+  const float one = 1;
+  for (int i = 0; i < 3; ++i) std::memcpy(&fp8[std::size_t(3 * 128 + 4 * i)], i == 2 ? &kNan : &one, 4);
+  fp8[128 + 99] = 0xff;
+  const auto of_fp8 = score_all(q, weights, IndexFp8Pool{fp8.data(), 3 * 132, 3, 3}, 3);
+  REQUIRE(std::isfinite(of_fp8[0]));
+  REQUIRE(std::isnan(of_fp8[1]));
+  REQUIRE(std::isnan(of_fp8[2]));
 }
 
 TEST_CASE("attention::index_scores: keys outside [begin, end) are not read", "[attention][indexer]") {
