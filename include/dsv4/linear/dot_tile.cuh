@@ -10,11 +10,10 @@
 namespace dsv4::linear::inline DSV4_FLAVOUR {
 
 /// sum[r][c] = sum_k x[r][k] * w[c][k], bit for bit linear::dot_tile on the values in fp32.
-///   x  kX rows [n] TX     w  kW rows [n] TW     float or bf16; rows may repeat
+///   x  kX rows [n]     w  kW rows [n]     row[k] a float or bf16: pointers, or what decodes; rows may repeat
 /// Every lane gets every sum. Called by all lanes of a warp; does not synchronise. n <= 2^30.
-template <int kX, int kW, class TX, class TW>
-DSV4_DEVICE void warp_dot_tile(float (&sum)[kX][kW], const TX* const (&x)[kX], const TW* const (&w)[kW],
-                               int n) {
+template <int kX, int kW, class XRow, class WRow>
+DSV4_DEVICE void warp_dot_tile(float (&sum)[kX][kW], const XRow (&x)[kX], const WRow (&w)[kW], int n) {
   DSV4_UNROLL
   for (int i = 0; i < kX * kW; ++i) sum[i / kW][i % kW] = 0.0f;
   for (int k = arch::lane_id(); k < n; k += kReduceLanes) {

@@ -16,19 +16,24 @@ enum class WeightFormat : std::int32_t {
 
 /// A weight matrix [n, k] as checkpoints store it.
 struct LinearWeight {
-  const void* data = nullptr;    // [n, k] bf16, e4m3 or f32; k contiguous; 16-byte aligned
+  const void* data = nullptr;    // [n, k] bf16, e4m3 or f32; k contiguous; 16-byte aligned rows
   const void* scales = nullptr;  // kFp8: [ceil(n/128), ceil(k/128)] UE8M0; else null
   WeightFormat format = WeightFormat::kBf16;
   std::int64_t stride = 0;         // elements between rows, a multiple of 16 bytes; 0 = k
   std::int64_t scales_stride = 0;  // between rows of scales; 0 = ceil(k/128)
 };
 
-/// Activations [tokens, k], and what happens to them on the way in.
+/// Activations [tokens, k], and what happens to them on the way in. With x_column (LinearPart) a row is
+/// longer than k: as long as the last of the channels that any matrix takes. f32 activations are never
+/// quantised: codes must be null, and `quantise` is ignored.
 struct LinearInput {
-  const void* x =
-      nullptr;  // [tokens, k] dtype, 16-byte aligned rows; may be null if every matrix takes codes
-  const void* codes = nullptr;   // [tokens, k] e4m3 of x, made before (act_quant, rms_norm, mhc_pre); or
-  const void* scales = nullptr;  //   null: quantised on the way in, where a matrix wants it
+  // [tokens, k] dtype, 16-byte aligned rows (f32: aligned to the type); may be null if every matrix takes
+  // codes
+  const void* x = nullptr;
+  // [tokens, k] e4m3 of x, made before (act_quant, rms_norm, mhc_pre), 16-byte aligned rows; null: quantised
+  // on the way in, where a matrix wants it
+  const void* codes = nullptr;
+  const void* scales = nullptr;        // of codes, one for every 128 channels; null without
   const float* norm_weight = nullptr;  // [k] f32: x goes through RMSNorm first, rounded to dtype; null = not.
   float norm_eps = 0.0f;               //   Then the norm is over exactly these k channels, and codes is null
   std::int64_t x_stride = 0;           // between tokens; 0 = k
@@ -56,7 +61,7 @@ struct LinearBf16Params {
   LinearWeight weight = {};   // kBf16 (or kF32)
   std::int64_t tokens = 0;    // 0 .. 2^31-1
   std::int64_t n = 0;         // 1 .. 2^30
-  std::int64_t k = 0;         // 1 .. 2^20
+  std::int64_t k = 0;         // 1 .. 2^20; a multiple of 8 (f32: any)
   std::int64_t y_stride = 0;  // between tokens; 0 = n
   DType dtype = DType::kBf16;
   DType y_type = DType::kBf16;
@@ -71,7 +76,7 @@ struct LinearFp8Params {
   LinearWeight weight = {};    // kFp8
   std::int64_t tokens = 0;     // 0 .. 2^31-1
   std::int64_t n = 0;          // 1 .. 2^30
-  std::int64_t k = 0;          // 1 .. 2^20
+  std::int64_t k = 0;          // 1 .. 2^20; a multiple of 16 (f32: any)
   std::int64_t y_stride = 0;   // between tokens; 0 = n
   DType dtype = DType::kBf16;  // of x
   DType y_type = DType::kBf16;
@@ -89,8 +94,8 @@ struct LinearMultiParams {
   LinearPart parts[kMaxLinearParts] = {};
   std::int32_t count = 0;  // 1 .. kMaxLinearParts
   LinearInput input = {};
-  std::int64_t tokens = 0;     // 0 .. 2^31-1
-  std::int64_t k = 0;          // of each part, 1 .. 2^20
+  std::int64_t tokens = 0;  // 0 .. 2^31-1
+  std::int64_t k = 0;       // of each part, 1 .. 2^20; a multiple of 8, or of 16 with FP8 weights (f32: any)
   DType dtype = DType::kBf16;  // of x
   void* workspace = nullptr;
   std::size_t workspace_bytes = 0;
@@ -98,8 +103,14 @@ struct LinearMultiParams {
 
 inline namespace DSV4_FLAVOUR {
 /// Each y depends on its row of x and its row of w alone: one tensor-core shape, K order and promotion
-/// interval (128) for every number of tokens, every chip, and whether alone or in linear_multi. f32: the
-/// canonical order of summation, bit for bit linear::tile. Deterministic; does not synchronise.
+/// interval (128) for every number of tokens, every chip, and whether alone or in linear_multi
+/// (linear/mma_weights.cuh). A sum of 128 channels is scaled in fp32 as (sum * x's scale) * w's scale: exact
+/// unless that leaves the normal range. Scales and codes that are NaN give NaNs. f32: the canonical order of
+/// summation, bit for bit linear::tile; weights of any format. Deterministic; does not synchronise.
+///
+/// One launch without a workspace, unless activations have to be normed or quantised and are too many for a
+/// block's shared memory (more than 8 tokens, or tokens * k beyond about 30000): then they are prepared in
+/// the workspace by one launch for each of the two.
 [[nodiscard]] DSV4_API Status linear_bf16(const LinearBf16Params& p, Stream stream) noexcept;
 [[nodiscard]] DSV4_API Status linear_fp8(const LinearFp8Params& p, Stream stream) noexcept;
 [[nodiscard]] DSV4_API Status linear_multi(const LinearMultiParams& p, Stream stream) noexcept;

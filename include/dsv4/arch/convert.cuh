@@ -1,0 +1,46 @@
+// Conversions that the hardware has no instruction for. PTX ISA, "prmt", "fma":
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-prmt
+#pragma once
+
+#include <dsv4/arch/config.cuh>
+#include <dsv4/core/types.hpp>
+
+#include <cstdint>
+
+namespace dsv4::arch::inline DSV4_FLAVOUR {
+
+/// Four e4m3 codes (the first in the low byte) to two registers of two bf16 each, in order. Exact, subnormal
+/// codes too; except that a NaN code (0x7f, 0xff) gives +-480, the number its bits would mean: see e4m3_nans.
+///
+/// A code's exponent and mantissa, moved into those of a bf16, are its value times 2^-120.
+DSV4_DEVICE void e4m3x4_to_bf16(std::uint32_t (&pair)[2], std::uint32_t codes) {
+#if defined(DSV4_SIMT_EMULATION)
+  const std::uint32_t high[2] = {(codes & 0xffu) << 8 | (codes & 0xff00u) << 16,
+                                 (codes >> 16 & 0xffu) << 8 | (codes & 0xff000000u)};
+#else
+  const std::uint32_t high[2] = {__byte_perm(codes, 0, 0x1404), __byte_perm(codes, 0, 0x3424)};
+#endif
+  DSV4_UNROLL
+  for (int i = 0; i < 2; ++i) {
+    const std::uint32_t small = (high[i] & 0x80008000u) | ((high[i] >> 4) & 0x07f007f0u);
+#if defined(DSV4_SIMT_EMULATION)
+    const float even = bits_as<float>(small << 16) * 0x1p120f;
+    const float odd = bits_as<float>(small & 0xffff0000u) * 0x1p120f;
+    pair[i] = bits_as<std::uint32_t>(even) >> 16 | (bits_as<std::uint32_t>(odd) & 0xffff0000u);
+#else
+    // -0 as the addend keeps the sign of a zero.
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(pair[i]) : "r"(small), "r"(0x7b807b80u), "r"(0x80008000u));
+#endif
+  }
+}
+
+/// Of several words of four e4m3 codes: bits 0x80 of the bytes (of all words together) where a NaN stands.
+template <int N>
+DSV4_DEVICE std::uint32_t e4m3_nans(const std::uint32_t (&codes)[N]) {
+  std::uint32_t carry = 0;
+  DSV4_UNROLL
+  for (int i = 0; i < N; ++i) carry |= (codes[i] & 0x7f7f7f7fu) + 0x01010101u;
+  return carry & 0x80808080u;
+}
+
+}  // namespace dsv4::arch::inline DSV4_FLAVOUR

@@ -1,0 +1,122 @@
+// Many tokens: a block's warps share its tokens, each has weight rows of its own.
+#pragma once
+
+#include <dsv4/arch/barrier.cuh>
+#include <dsv4/arch/cp_async.cuh>
+#include <dsv4/linear/mma_stream.cuh>
+#include <dsv4/linear/mma_weights.cuh>
+
+#include <cstdint>
+
+namespace dsv4::linear::inline DSV4_FLAVOUR {
+
+/// Position of `channel` in a row of activations in shared memory (rows of a multiple of 128 bytes): the two
+/// rows that 8 lanes read together, 16 bytes each, lie in different banks. Neighbouring lanes read 16 bytes
+/// each, or every other 16 bytes.
+template <class Weights>
+DSV4_DEVICE int swizzled(int row, int channel) {
+  constexpr int kFlip = Weights::kLoad == 8 ? 32 : 8;
+  static_assert(Weights::kLoad == 8 || Weights::kLoad == 16, "wider loads need another pattern");
+  return channel ^ (row % 2 * kFlip);
+}
+
+/// kTokens tokens by 128 weight rows in a block of 8 warps. Activations come through shared memory, double
+/// buffered; weights go to registers, one chunk ahead: each is used by one warp alone.
+template <class Weights, int kTokens_>
+struct MmaTile {
+  static constexpr int kTokens = kTokens_;
+  static constexpr int kTiles = kTokens / kMmaTokens;
+  static constexpr int kWarps = 8;
+  static constexpr int kThreads = kWarps * arch::kWarpThreads;
+  static constexpr int kRows = kWarps * kMmaRows;
+  static_assert(kTokens % kMmaTokens == 0, "whole products");
+
+  struct Stage {
+    bf16 x[kTokens * kMmaChunk];
+    float scales[kTokens];
+  };
+  struct Shared {
+    Stage stage[2];
+  };
+
+  /// y for tokens [first_token, + kTokens) and rows [first_row, + kRows), as far as they exist.
+  ///   x  scales_stride a multiple of 4 and scales 16-byte aligned, with kXScaled
+  /// Called by all threads of a block; synchronises.
+  template <bool kXScaled>
+  DSV4_DEVICE static void run(const typename Weights::Matrix& w, const GlobalRows& x, const MmaOutput& y,
+                              std::int64_t first_row, std::int64_t first_token, Shared& shared) {
+    // Up to 32 tokens are one tile: nobody else reads these weights.
+    constexpr arch::Cache kCache = kTokens < 64 ? arch::Cache::kStreaming : arch::Cache::kDefault;
+    const int lane = arch::lane_id();
+    const std::int64_t row = first_row + arch::warp_id() * kMmaRows;
+    const std::int64_t chunks = (w.cols + kMmaChunk - 1) / kMmaChunk;
+    const auto scale_of = [&](std::int64_t chunk) {
+      return row < w.rows ? Weights::scale(w, row, chunk) : 1.0f;
+    };
+    WeightChunk<Weights, kCache> weights;
+    issue<kXScaled>(shared.stage[0], x, first_token, 0);
+    weights.load_all(w, row, 0);
+    float w_scale = scale_of(0);
+    arch::Vec<float, 4> total[kTiles] = {};
+    for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+      arch::cp_async_wait_all();
+      arch::sync_threads();  // this chunk's activations are there, and everyone is done with the other stage
+      const Stage& stage = shared.stage[chunk % 2];
+      const bool more = chunk + 1 < chunks;
+      if (more) issue<kXScaled>(shared.stage[(chunk + 1) % 2], x, first_token, chunk + 1);
+      float part[kTiles][4] = {};
+      multiply_chunk(
+          part, weights,
+          [&](int tile, int channel) {
+            const int token = tile * kMmaTokens + lane / 4;
+            return *reinterpret_cast<const MmaWords*>(stage.x + token * kMmaChunk +
+                                                      swizzled<Weights>(token, channel));
+          },
+          [&](int group) {
+            if (more) weights.load(group, w, row, chunk + 1);
+          });
+      const float now_scale = w_scale;
+      if (more) w_scale = scale_of(chunk + 1);
+      DSV4_UNROLL
+      for (int tile = 0; tile < kTiles; ++tile) {
+        arch::Vec<float, 2> x_scale = {};
+        if constexpr (kXScaled)
+          x_scale =
+              *reinterpret_cast<const arch::Vec<float, 2>*>(stage.scales + tile * kMmaTokens + lane % 4 * 2);
+        const arch::Vec<float, 4> v = promoted<kXScaled, Weights::kScaled>(part[tile], x_scale, now_scale);
+        DSV4_UNROLL
+        for (int i = 0; i < 4; ++i) total[tile][i] += v[i];
+      }
+    }
+    DSV4_UNROLL
+    for (int tile = 0; tile < kTiles; ++tile) y.store(total[tile], row, first_token + tile * kMmaTokens);
+  }
+
+ private:
+  // A chunk of the tile's activations on its way into a stage; zeros for what does not exist.
+  template <bool kXScaled>
+  DSV4_DEVICE static void issue(Stage& stage, const GlobalRows& x, std::int64_t first_token,
+                                std::int64_t chunk) {
+    constexpr int kVectors = kMmaChunk / 8;
+    static_assert(kTokens * kVectors % kThreads == 0, "as many pieces for every thread");
+    const int thread = static_cast<int>(arch::thread_idx().x);
+    DSV4_UNROLL
+    for (int i = 0; i < kTokens * kVectors / kThreads; ++i) {
+      const int piece = thread + i * kThreads, token = piece / kVectors, channel = piece % kVectors * 8;
+      const std::int64_t t = first_token + token, c = chunk * kMmaChunk + channel;
+      const bool exists = t < x.tokens && c < x.cols;
+      arch::cp_async<16>(stage.x + token * kMmaChunk + swizzled<Weights>(token, channel),
+                         exists ? x.x + t * x.stride + c : x.x, exists ? 16 : 0);
+    }
+    if constexpr (kXScaled) {
+      if (thread < kTokens / 4) {
+        const bool exists = first_token + thread * 4 < x.tokens;
+        arch::cp_async<16>(stage.scales + thread * 4,
+                           exists ? x.scales + chunk * x.scales_stride + first_token + thread * 4 : x.scales,
+                           exists ? 16 : 0);
+      }
+    }
+  }
+};
+
+}  // namespace dsv4::linear::inline DSV4_FLAVOUR

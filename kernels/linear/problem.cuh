@@ -1,0 +1,207 @@
+// Kernels of the linear ops: a launch's row blocks are those of all its matrices, one after the other.
+#pragma once
+
+#include <dsv4/arch/index.cuh>
+#include <dsv4/arch/pdl.cuh>
+#include <dsv4/linear/dot_tile.cuh>
+#include <dsv4/linear/mma_input.cuh>
+#include <dsv4/linear/mma_stream.cuh>
+#include <dsv4/linear/mma_tile.cuh>
+#include <dsv4/ops/linear.hpp>
+
+#include <cstdint>
+
+namespace dsv4::kernels::inline DSV4_FLAVOUR {
+
+/// One matrix, its activations as they are when the product starts, and its output.
+struct LinearMatrix {
+  const void* data;
+  const e8m0* scales;
+  std::int64_t rows, stride, scales_stride;
+  const void* x;          // [tokens, k]
+  const float* x_scales;  // of quantised activations
+  std::int64_t x_stride, x_scales_stride, x_column;
+  void* y;
+  std::int64_t y_stride;
+  std::int64_t first_block;
+  ops::WeightFormat format;
+  bool quantise, y_f32, y_pairs;
+};
+
+struct LinearProblem {
+  LinearMatrix matrices[ops::kMaxLinearParts];
+  linear::MmaInput input;  // for kernels that prepare it themselves
+  std::int64_t tokens, k;
+  std::int64_t row_blocks;    // of all matrices
+  std::int64_t block_groups;  // row groups of a block of the stream kernel
+  int count;
+
+  /// The matrix that a row block belongs to.
+  DSV4_DEVICE int find(std::int64_t block) const {
+    int i = 0;
+    while (i + 1 < count && matrices[i + 1].first_block <= block) ++i;
+    return i;
+  }
+  DSV4_DEVICE linear::MmaOutput output(const LinearMatrix& m) const {
+    return {m.y, m.y_stride, tokens, m.rows, m.y_f32, m.y_pairs};
+  }
+  template <class Code>
+  DSV4_DEVICE linear::MmaMatrix<Code> weights(const LinearMatrix& m) const {
+    return {static_cast<const Code*>(m.data), m.scales, m.rows, k, m.stride, m.scales_stride};
+  }
+  DSV4_DEVICE linear::GlobalRows rows(const LinearMatrix& m) const {
+    return {static_cast<const bf16*>(m.x), m.x_scales, tokens, k, m.x_stride, m.x_scales_stride};
+  }
+};
+
+/// f.template operator()<Weights, kXScaled>() for the product that `m` asks for. An architecture's own body
+/// of one of them takes its place here.
+template <class F>
+DSV4_DEVICE void visit_product(const LinearMatrix& m, F f) {
+  if (m.format == ops::WeightFormat::kBf16)
+    f.template operator()<linear::Bf16Weights, false>();
+  else if (m.quantise)
+    f.template operator()<linear::Fp8Weights, true>();
+  else
+    f.template operator()<linear::Fp8Weights, false>();
+}
+
+inline constexpr int kLinearWarps = 8;
+inline constexpr int kLinearThreads = kLinearWarps * arch::kWarpThreads;
+
+// Grid: x = row blocks. kStaged: up to 8 tokens, prepared here, in shared memory.
+template <int kTiles, bool kStaged>
+DSV4_KERNEL(kLinearThreads)
+linear_stream_kernel(const DSV4_GRID_CONSTANT LinearProblem p) {
+  struct Rho {
+    float values[linear::kMmaTokens];
+  };
+  DSV4_DYN_SMEM(unsigned char, memory);
+  const std::int64_t block = arch::block_idx().x;
+  const LinearMatrix& m = p.matrices[p.find(block)];
+  const std::int64_t first = (block - m.first_block) * p.block_groups;
+  const std::int64_t all = (m.rows + linear::kMmaRows - 1) / linear::kMmaRows;
+  const int groups = static_cast<int>(all - first < p.block_groups ? all - first : p.block_groups);
+  visit_product(m, [&]<class Weights, bool kXScaled>() {
+    using Stream = linear::MmaStream<Weights, kTiles>;
+    auto& shared = *reinterpret_cast<typename Stream::Shared*>(memory);
+    const auto weights = p.template weights<typename Weights::Code>(m);
+    arch::allow_next_grid();
+    // Weights are on their way while the previous grid runs out: a hint may precede the wait, a load may not.
+    Stream::prefetch(weights, first);
+    arch::wait_for_previous_grid();
+    if constexpr (kStaged) {
+      DSV4_SHARED(Rho, rho);
+      const auto chunks = static_cast<int>((p.k + linear::kMmaChunk - 1) / linear::kMmaChunk);
+      const linear::StagedRows<Weights> x(memory + sizeof shared, static_cast<int>(p.tokens), chunks);
+      x.template fill<kXScaled, kLinearWarps>(p.input, m.x_column, static_cast<int>(p.k), rho.values);
+      Stream::template run<kXScaled>(weights, x, p.output(m), first, groups, shared);
+    } else {
+      Stream::template run<kXScaled>(weights, p.rows(m), p.output(m), first, groups, shared);
+    }
+  });
+}
+
+// Grid: x = row blocks x tiles of tokens, the tiles of the same weights side by side: they share them in L2.
+template <int kTokens>
+DSV4_KERNEL(kLinearThreads)
+linear_tile_kernel(const DSV4_GRID_CONSTANT LinearProblem p) {
+  DSV4_DYN_SMEM(unsigned char, memory);
+  const std::int64_t token_tiles = (p.tokens + kTokens - 1) / kTokens;
+  const std::int64_t block = arch::block_idx().x / token_tiles, tile = arch::block_idx().x % token_tiles;
+  const LinearMatrix& m = p.matrices[p.find(block)];
+  arch::allow_next_grid();
+  arch::wait_for_previous_grid();
+  visit_product(m, [&]<class Weights, bool kXScaled>() {
+    using Tile = linear::MmaTile<Weights, kTokens>;
+    Tile::template run<kXScaled>(p.template weights<typename Weights::Code>(m), p.rows(m), p.output(m),
+                                 (block - m.first_block) * Tile::kRows, tile * kTokens,
+                                 *reinterpret_cast<typename Tile::Shared*>(memory));
+  });
+}
+
+/// Where quantised activations of many tokens go.
+struct ExpandedRows {
+  bf16* values;
+  float* scales;
+  std::int64_t stride, scales_stride, channels;
+};
+
+inline constexpr int kExpandChannels = arch::kWarpThreads * 8;  // of a warp
+
+// Grid: x = warps' pieces of all tokens.
+DSV4_KERNEL(kLinearThreads)
+linear_expand_kernel(const DSV4_GRID_CONSTANT linear::MmaInput in,
+                     const DSV4_GRID_CONSTANT ExpandedRows out) {
+  const std::int64_t pieces = (out.channels + kExpandChannels - 1) / kExpandChannels;
+  const std::int64_t piece = std::int64_t{arch::block_idx().x} * kLinearWarps + arch::warp_id();
+  arch::allow_next_grid();
+  arch::wait_for_previous_grid();
+  if (piece >= in.tokens * pieces) return;
+  linear::expand_quantised(out.values, out.stride, out.scales, out.scales_stride, in, piece / pieces,
+                           piece % pieces * kExpandChannels, out.channels);
+}
+
+/// A row of FP8 weights, decoded.
+struct Fp8Row {
+  const e4m3* codes;
+  const e8m0* scales;
+
+  DSV4_DEVICE float operator[](int k) const {
+    return to_float(codes[k]) * to_float(scales[k / linear::kFp8Tile]);
+  }
+};
+
+inline constexpr int kExactWarps = 4;
+inline constexpr int kExactRows = 4;    // weight rows of a warp
+inline constexpr int kExactTokens = 4;  // of a block
+
+// The canonical order, for f32 activations. Grid as that of the tile kernel.
+DSV4_KERNEL(kExactWarps* arch::kWarpThreads)
+linear_exact_kernel(const DSV4_GRID_CONSTANT LinearProblem p) {
+  const std::int64_t token_tiles = (p.tokens + kExactTokens - 1) / kExactTokens;
+  const std::int64_t block = arch::block_idx().x / token_tiles;
+  const std::int64_t t0 = arch::block_idx().x % token_tiles * kExactTokens;
+  const LinearMatrix& m = p.matrices[p.find(block)];
+  arch::allow_next_grid();
+  arch::wait_for_previous_grid();
+  const std::int64_t r0 = ((block - m.first_block) * kExactWarps + arch::warp_id()) * kExactRows;
+  if (r0 >= m.rows) return;
+  const float* x[kExactTokens];
+  DSV4_UNROLL
+  for (int i = 0; i < kExactTokens; ++i) {  // beyond the end: a row again, not stored
+    const std::int64_t t = t0 + i < p.tokens ? t0 + i : p.tokens - 1;
+    x[i] = static_cast<const float*>(m.x) + t * m.x_stride;
+  }
+  float sum[kExactTokens][kExactRows];
+  const auto multiply = [&](auto row_of) {
+    decltype(row_of(std::int64_t{0})) w[kExactRows];
+    DSV4_UNROLL
+    for (int i = 0; i < kExactRows; ++i) w[i] = row_of(r0 + i < m.rows ? r0 + i : m.rows - 1);
+    linear::warp_dot_tile(sum, x, w, static_cast<int>(p.k));
+  };
+  if (m.format == ops::WeightFormat::kF32)
+    multiply([&](std::int64_t r) { return static_cast<const float*>(m.data) + r * m.stride; });
+  else if (m.format == ops::WeightFormat::kBf16)
+    multiply([&](std::int64_t r) { return static_cast<const bf16*>(m.data) + r * m.stride; });
+  else
+    multiply([&](std::int64_t r) {
+      return Fp8Row{static_cast<const e4m3*>(m.data) + r * m.stride,
+                    m.scales + r / linear::kFp8Tile * m.scales_stride};
+    });
+  if (arch::lane_id() != 0) return;
+  DSV4_UNROLL
+  for (int i = 0; i < kExactTokens; ++i) {
+    DSV4_UNROLL
+    for (int r = 0; r < kExactRows; ++r) {
+      if (t0 + i >= p.tokens || r0 + r >= m.rows) continue;
+      const std::int64_t at = (t0 + i) * m.y_stride + r0 + r;
+      if (m.y_f32)
+        static_cast<float*>(m.y)[at] = sum[i][r];
+      else
+        static_cast<bf16*>(m.y)[at] = from_float<bf16>(sum[i][r]);
+    }
+  }
+}
+
+}  // namespace dsv4::kernels::inline DSV4_FLAVOUR
