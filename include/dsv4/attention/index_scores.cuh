@@ -95,7 +95,7 @@ class IndexScorer {
                   : static_cast<std::uint32_t>(p.table.stride < UINT32_MAX ? p.table.stride : UINT32_MAX);
   }
 
-  /// Calls store(entry, score) for every entry in [begin, end), 0 <= begin, end < 2^31, once, from one
+  /// Calls store(entry, score) for every entry in [begin, end), 0 <= begin, end <= 2^30, once, from one
   /// thread: neighbouring lanes have neighbouring entries. An entry without a slot scores NaN; of keys,
   /// nothing but the slots of [begin, end) is read. Called by all threads of the block; does not synchronise.
   template <class Store>
@@ -125,12 +125,14 @@ class IndexScorer {
       next_factor = factor_of(next);
       after = place_of(entry + 2 * kTile + lane_, end);
       float mine = 0;
-      DSV4_UNROLL
-      for (int s = 0; s < kSteps; ++s) {
-        const typename Reader::Raw key = raw[s % kAhead];
-        raw[s % kAhead] = load_key(s + kAhead < kSteps ? now : next, (s + kAhead) % kSteps);
-        const float sum = score_eight(key);
-        if (lane_ / 8 == s) mine = sum;
+      if (entry < end) {  // for the whole warp: the last tile may be a few entries
+        DSV4_UNROLL
+        for (int s = 0; s < kSteps; ++s) {
+          const typename Reader::Raw key = raw[s % kAhead];
+          raw[s % kAhead] = load_key(s + kAhead < kSteps ? now : next, (s + kAhead) % kSteps);
+          const float sum = score_eight(key);
+          if (lane_ / 8 == s) mine = sum;
+        }
       }
       f(entry + lane_, now.page >= 0 ? mine * factor : bits_as<float>(0x7fc00000u));
     }

@@ -130,14 +130,8 @@ class TopK {
   // the largest threshold that at least k reach.
   DSV4_DEVICE void cut(int slack) {
     arch::sync_threads();  // of candidates just appended
-    std::uint32_t key[kSteps], index[kSteps];
-    const int first = static_cast<int>(arch::thread_idx().x) / arch::kWarpThreads * kOfWarp + arch::lane_id();
-    DSV4_UNROLL
-    for (int i = 0; i < kSteps; ++i) {
-      const int at = first + i * arch::kWarpThreads;
-      key[i] = at < count_ ? s_.candidates.key[at] : 0u;
-      index[i] = at < count_ ? s_.candidates.index[at] : 0u;
-    }
+    std::uint32_t key[kSteps];
+    load_striped(key, s_.candidates.key);
     std::uint32_t t = 0;
     int reached = count_;
     for (int shift = 30; shift >= 0 && reached > k_ + slack; shift -= 2) {
@@ -155,13 +149,14 @@ class TopK {
       if (steps > 0) reached = steps == 3 ? reach[2] : steps == 2 ? reach[1] : reach[0];
       t += static_cast<std::uint32_t>(steps) * step;
     }
-    compact(key, index, t, reached > k_ + slack ? k_ : reached);
+    compact(key, t, reached > k_ + slack ? k_ : reached);
     threshold_ = t;
   }
 
   // Keeps `kept` candidates: all above t, and of those that equal it the first.
-  DSV4_DEVICE void compact(const std::uint32_t (&key)[kSteps], const std::uint32_t (&index)[kSteps],
-                           std::uint32_t t, int kept) {
+  DSV4_DEVICE void compact(const std::uint32_t (&key)[kSteps], std::uint32_t t, int kept) {
+    std::uint32_t index[kSteps];
+    load_striped(index, s_.candidates.index);
     std::uint32_t counts = 0;  // above t; equal to it, from bit 16 on
     DSV4_UNROLL
     for (int i = 0; i < kSteps; ++i) counts += key[i] > t ? 1u : key[i] == t ? 1u << 16 : 0u;
@@ -186,6 +181,14 @@ class TopK {
       at += static_cast<std::uint32_t>(arch::count_lanes(keeps));
     }
     count_ = kept;
+  }
+
+  // Of the kOfWarp candidates that a warp looks after, lane l takes l, l + 32, ...; 0 where there are none.
+  DSV4_DEVICE void load_striped(std::uint32_t (&v)[kSteps], const std::uint32_t* p) const {
+    const int first = static_cast<int>(arch::thread_idx().x) / arch::kWarpThreads * kOfWarp + arch::lane_id();
+    DSV4_UNROLL
+    for (int i = 0; i < kSteps; ++i)
+      v[i] = first + i * arch::kWarpThreads < count_ ? p[first + i * arch::kWarpThreads] : 0u;
   }
 
   static constexpr int kVector = kItems < 4 ? kItems : 4, kPieces = kItems / kVector;
