@@ -29,6 +29,22 @@ struct LaunchConfig {
   bool overlap_previous = false;  // programmatic dependent launch: the kernel calls wait_for_previous_grid()
 };
 
+/// Dynamic shared memory that a block can have on the current device, bytes.
+inline Status max_shared_bytes(std::int64_t& bytes) noexcept {
+#if defined(DSV4_SIMT_EMULATION)
+  bytes = std::int64_t{227} << 10;
+  return {};
+#else
+  int device = 0, value = 0;
+  cudaError_t e = cudaGetDevice(&device);
+  if (e == cudaSuccess) e = cudaDeviceGetAttribute(&value, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  bytes = value;
+  if (e == cudaSuccess) return {};
+  static_cast<void>(cudaGetLastError());
+  return {Code::kCuda, static_cast<std::int32_t>(e), "max_shared_bytes"};
+#endif
+}
+
 /// Launches kernel(arguments...) on `stream`. noexcept, no synchronisation, capturable into a graph.
 /// `name` is what errors call the kernel.
 template <class... P, class... A>

@@ -29,7 +29,7 @@ inline constexpr int kKeyTile = 32;
 
 /// f32 values that attend needs as scratch for `heads` heads and `count` selected rows of both pools
 /// together.
-constexpr std::int64_t attend_scratch_floats(int heads, std::int64_t count, int head_dim) {
+DSV4_HD constexpr std::int64_t attend_scratch_floats(int heads, std::int64_t count, int head_dim) {
   return std::int64_t{kKeyTile} * head_dim + heads * (count + head_dim + 1) + count;
 }
 

@@ -1,0 +1,107 @@
+// The rows that a token attends to, by their position in one list: the window's, filled up to a multiple of
+// 16, then the entries.
+#pragma once
+
+#include <dsv4/attention/attend_tile.cuh>
+#include <dsv4/attention/kv_cache.hpp>
+#include <dsv4/attention/page_table.hpp>
+#include <dsv4/attention/visibility.hpp>
+#include <dsv4/linear/angles.cuh>
+#include <dsv4/ops/attn_attend.hpp>
+
+#include "kernels/common/cache.hpp"
+#include "kernels/common/rope.hpp"
+
+#include <cstdint>
+
+namespace dsv4::kernels::inline DSV4_FLAVOUR {
+
+/// ops::AttendSelection as kernels read it.
+struct AttendSource {
+  ops::SelectionKind kind;
+  bool packed;                  // 584-byte entries, else plain rows
+  attention::KvPagePool pages;  // packed
+  const std::uint8_t* rows;     // plain
+  std::int64_t row_bytes;       // plain
+  std::int64_t slots;
+  const std::int32_t* idx;
+  const std::int32_t* counts_or_null;
+  std::int64_t idx_stride;
+  std::int32_t max_count;
+  attention::PageTable table;
+  const std::int32_t* sequence_of_or_null;
+  Visible visible;
+  linear::Positions positions;
+  std::int32_t window;
+
+  /// A token's share: `count` rows.
+  struct Token {
+    std::int64_t token, sequence, first;  // ranges: logical row `first` + i
+    std::int32_t count;
+  };
+  DSV4_DEVICE Token at(std::int64_t t) const {
+    Token s = {t, t, 0, 0};
+    if (kind == ops::SelectionKind::kNone) return s;
+    if (kind == ops::SelectionKind::kList) {
+      const std::int32_t n = counts_or_null ? counts_or_null[t] : max_count;
+      s.count = n < 0 ? 0 : n < max_count ? n : max_count;
+      return s;
+    }
+    if (sequence_of_or_null) s.sequence = sequence_of_or_null[t];
+    if (kind == ops::SelectionKind::kWindow) {
+      const std::int64_t position = positions[t];
+      if (position < 0) return s;
+      s.first = attention::window_begin(position, window);
+      s.count = static_cast<std::int32_t>(position - s.first + 1);
+    } else {
+      s.count = static_cast<std::int32_t>(visible(t));
+    }
+    return s;
+  }
+
+  /// Slot of the token's i-th row, i < count; -1 if it is none.
+  DSV4_DEVICE std::int64_t slot(const Token& s, std::int32_t i) const {
+    const std::int64_t slot = kind == ops::SelectionKind::kList ? idx[s.token * idx_stride + i]
+                                                                : table.slot(s.sequence, s.first + i);
+    return slot >= 0 && slot < slots ? slot : -1;
+  }
+
+  DSV4_DEVICE attention::AttendRow row(const Token& s, std::int32_t i) const {
+    const std::int64_t at = slot(s, i);
+    if (at < 0) return {};
+    if (packed) return {pages.data_of(at), pages.scales_of(at)};
+    return {rows + at * row_bytes, nullptr};
+  }
+};
+
+/// A token's list, as AttendTile reads it.
+struct AttendList {
+  const AttendSource& window;
+  const AttendSource& entries;
+  AttendSource::Token window_rows, entry_rows;
+  std::int32_t first_entry;  // position of the first entry
+
+  DSV4_DEVICE AttendList(const AttendSource& w, const AttendSource& e, std::int64_t token)
+      : window(w), entries(e), window_rows(w.at(token)), entry_rows(e.at(token)) {
+    first_entry =
+        (window_rows.count + attention::kAttendStep - 1) / attention::kAttendStep * attention::kAttendStep;
+  }
+
+  DSV4_DEVICE std::int32_t length() const { return first_entry + entry_rows.count; }
+  DSV4_DEVICE int groups() const {
+    return (length() + attention::kAttendGroup - 1) / attention::kAttendGroup;
+  }
+  /// Steps of a group: the last may have fewer.
+  DSV4_DEVICE int steps(int group) const {
+    const std::int32_t rows = length() - group * attention::kAttendGroup;
+    return rows >= attention::kAttendGroup ? attention::kAttendGroup / attention::kAttendStep
+                                           : (rows + attention::kAttendStep - 1) / attention::kAttendStep;
+  }
+  DSV4_DEVICE bool packed(std::int32_t i) const { return i < first_entry ? window.packed : entries.packed; }
+  DSV4_DEVICE attention::AttendRow row(std::int32_t i) const {
+    if (i < first_entry) return i < window_rows.count ? window.row(window_rows, i) : attention::AttendRow{};
+    return i < length() ? entries.row(entry_rows, i - first_entry) : attention::AttendRow{};
+  }
+};
+
+}  // namespace dsv4::kernels::inline DSV4_FLAVOUR
