@@ -76,6 +76,7 @@ class IndexScorer {
         const int head = 16 * i + 8 * half + g;
         const std::int64_t row = token * p.heads + head;
         const bool exists = head < p.heads;
+        if (exists) heads_ |= 1u << (2 * i + half);
         weight_[i][half] = exists ? arch::load(p.weights + row) : 0.0f;
         DSV4_UNROLL
         for (int u = 0; u < 4; ++u) {
@@ -199,14 +200,13 @@ class IndexScorer {
           arch::mma_m16n8k16_bf16(dot[i], query_[i][2 * u + j], b, dot[i]);
       }
     }
-    const bool padded = p_.heads != kMaxHeads;
     float sum[2] = {};  // columns 2t and 2t + 1
     DSV4_UNROLL
     for (int i = 0; i < kHeadGroups; ++i) {
       DSV4_UNROLL
       for (int half = 0; half < 2; ++half) {
         // A head that does not exist has the query 0, whose product with an infinite key is a NaN.
-        if (padded && 16 * i + 8 * half + lane_ / 4 >= p_.heads) continue;
+        if ((heads_ >> (2 * i + half) & 1u) == 0) continue;
         DSV4_UNROLL
         for (int d = 0; d < 2; ++d)
           sum[d] = math::fma(weight_[i][half], arch::max_nan(dot[i][2 * half + d], 0.0f), sum[d]);
@@ -224,6 +224,7 @@ class IndexScorer {
   int lane_;
   const std::int32_t* pages_;  // the sequence's row of the table
   std::uint32_t mapped_;       // pages it has there
+  std::uint32_t heads_ = 0;    // bit 2i + h: head 16i + 8h + lane / 4 exists
   float weight_[kHeadGroups][2];
   std::uint32_t query_[kHeadGroups][kIndexDim / 16][4];
 };
