@@ -35,6 +35,7 @@
 
 #include <dsv4/attention/attend.hpp>
 #include <dsv4/attention/compressor.hpp>
+#include <dsv4/attention/compressor_state.hpp>
 #include <dsv4/attention/indexer.hpp>
 #include <dsv4/attention/kv_cache.hpp>
 #include <dsv4/attention/kv_proj.hpp>

@@ -11,6 +11,7 @@ namespace dsv4::ops {
 
 /// One compressor: its projections, parameters, state and destination.
 struct CompressorParams {
+  // The f32 tensors are 16-byte aligned, their strides multiples of 4.
   const float* kv = nullptr;  // [tokens, width] f32: a = Wkv_c x; width = 2 dim at ratio 4, dim at ratio 128;
                               // null = absent
   const float* gate = nullptr;  // [tokens, width] f32: b = Wgate x, without ape
@@ -32,7 +33,9 @@ struct CompressorParams {
 ///     entry i = quantise(hadamard?(RoPE_{i*ratio}(norm(round_T(pool(rows of its tokens))))))
 /// (spec sections 5.1 and 5.2; primitives attention::pool, finish_entry, finish_index_key)
 /// A sequence goes back by being called with a smaller start: down to max_rollback tokens below the greatest
-/// length it ever reached, nothing needs computing again.
+/// length it ever reached, nothing needs computing again, and what was written of entries that end behind is
+/// written again when they are complete again. Start 0 begins a new sequence, whatever the state holds. Every
+/// other call starts at the greatest length ever reached or below, where tokens have been (promised).
 struct AttnCompressParams {
   CompressorParams main = {};
   CompressorParams index = {};                // ratio 4 only; either may be absent
@@ -52,16 +55,19 @@ struct AttnCompressParams {
   DType dtype = DType::kBf16;  // what every step is rounded to, and the element of kRows
 };
 
-/// Bytes of the state of one compressor of one sequence, a multiple of 16. See README for the formula's
-/// values.
-[[nodiscard]] DSV4_API std::size_t attn_compress_state_bytes(std::int32_t ratio, std::int32_t dim,
-                                                             std::int32_t max_rollback) noexcept;
-
 inline namespace DSV4_FLAVOUR {
 /// One launch. Terms are added in order of position, one after the other, so an entry's bits depend on its
 /// tokens alone: not on chunks, rollbacks or the batch. Bit for bit the primitive. Deterministic; no
 /// workspace; does not synchronise; reads lengths on the device.
 [[nodiscard]] DSV4_API Status attn_compress(const AttnCompressParams& p, Stream stream) noexcept;
+
+/// Bytes of the state of one compressor of one sequence, a multiple of 16; 0 for arguments that the op
+/// refuses. With R = max_rollback (attention/compressor_state.hpp):
+///     ratio 4    dim 512: 8192 (R + 7)    dim 128: 2048 (R + 7)
+///     ratio 128  dim 512: 4096 (R + 15) + 6160
+/// which for R = 16 is 188416, 47104 and 133136.
+[[nodiscard]] DSV4_API std::size_t attn_compress_state_bytes(std::int32_t ratio, std::int32_t dim,
+                                                             std::int32_t max_rollback) noexcept;
 }  // namespace DSV4_FLAVOUR
 
 }  // namespace dsv4::ops
