@@ -10,8 +10,34 @@
 
 namespace dsv4::moe {
 
+/// How a logit becomes a score. The model's is kSqrtSoftplus.
+enum class ScoreKind : std::int32_t { kSqrtSoftplus, kSigmoid, kSoftmax };
+
 /// Score of one expert: sqrt(softplus(logit)). Never overflows, never the root of a negative.
 DSV4_HD inline float score(float logit) { return sqrtf(math::softplus(logit)); }
+
+/// Scores of ONE token's experts, in place.
+///   values  [experts] f32   logits, then scores
+/// kSoftmax: exp(u - max) over their canonical sum; a NaN logit makes every score NaN. Called by all threads
+/// of `coop`; synchronises.
+template <Coop C>
+DSV4_HD void score_all(C coop, float* values, int experts, ScoreKind kind) {
+  if (kind != ScoreKind::kSoftmax) {
+    for (int e = coop.rank(); e < experts; e += coop.size())
+      values[e] = kind == ScoreKind::kSqrtSoftplus ? score(values[e]) : math::sigmoid(values[e]);
+    coop.sync();
+    return;
+  }
+  float max = -math::kInfinity;
+  for (int e = 0; e < experts; ++e) max = math::max(max, values[e]);
+  coop.sync();
+  for (int e = coop.rank(); e < experts; e += coop.size()) values[e] = math::exp(values[e] - max);
+  coop.sync();
+  const float sum = coop.reduce_sum(experts, [values](float acc, int e) { return acc + values[e]; });
+  coop.sync();
+  for (int e = coop.rank(); e < experts; e += coop.size()) values[e] /= sum;
+  coop.sync();
+}
 
 /// Routing weights of ONE token whose experts are known: the UNBIASED scores of the chosen, divided by their
 /// sum, times route_scale (spec section 7). In this order: renormalise, then scale.
