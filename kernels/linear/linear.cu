@@ -52,6 +52,7 @@ LinearProblem problem_of(const LinearMultiParams& p, const PreparedInput& prepar
     m.rows = part.n;
     m.stride = stride_or(part.weight.stride, p.k);
     m.scales_stride = stride_or(part.weight.scales_stride, linear_chunks(p.k));
+    m.scales_row = part.weight.scales_row;
     m.format = part.weight.format;
     m.quantise = part.quantise && !f32;
     m.x_column = part.x_column;

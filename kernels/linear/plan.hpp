@@ -138,8 +138,12 @@ void check_linear_part(C& c, const ops::LinearMultiParams& p, const ops::LinearP
   c.template require<"k", "must be a multiple of 16 bytes of weights">(p.k % vector == 0, p.k, vector,
                                                                        Code::kUnsupported);
   c.template stride<"weight.stride">(part.weight.stride, p.k, vector);
-  if (format == WeightFormat::kFp8)
+  if (format == WeightFormat::kFp8) {
     c.template stride<"weight.scales_stride">(part.weight.scales_stride, linear_chunks(p.k));
+    c.template require<"weight.scales_row", "must be a multiple of 16, 0 or more">(
+        part.weight.scales_row >= 0 && (f32 || part.weight.scales_row % linear::kMmaRows == 0),
+        part.weight.scales_row, linear::kMmaRows);
+  }
   c.template stride<"y_stride">(part.y_stride, part.n);
 }
 

@@ -17,7 +17,7 @@ namespace dsv4::kernels::inline DSV4_FLAVOUR {
 struct LinearMatrix {
   const void* data;
   const e8m0* scales;
-  std::int64_t rows, stride, scales_stride;
+  std::int64_t rows, stride, scales_stride, scales_row;
   const void* x;          // [tokens, k]
   const float* x_scales;  // of quantised activations
   std::int64_t x_stride, x_scales_stride, x_column;
@@ -47,7 +47,7 @@ struct LinearProblem {
   }
   template <class Code>
   DSV4_DEVICE linear::MmaMatrix<Code> weights(const LinearMatrix& m) const {
-    return {static_cast<const Code*>(m.data), m.scales, m.rows, k, m.stride, m.scales_stride};
+    return {static_cast<const Code*>(m.data), m.scales, m.rows, k, m.stride, m.scales_stride, m.scales_row};
   }
   DSV4_DEVICE linear::GlobalRows rows(const LinearMatrix& m) const {
     return {static_cast<const bf16*>(m.x), m.x_scales, tokens, k, m.x_stride, m.x_scales_stride};
@@ -187,7 +187,7 @@ linear_exact_kernel(const DSV4_GRID_CONSTANT LinearProblem p) {
   else
     multiply([&](std::int64_t r) {
       return Fp8Row{static_cast<const e4m3*>(m.data) + r * m.stride,
-                    m.scales + r / linear::kFp8Tile * m.scales_stride};
+                    m.scales + (m.scales_row + r) / linear::kFp8Tile * m.scales_stride};
     });
   if (arch::lane_id() != 0) return;
   DSV4_UNROLL

@@ -37,8 +37,9 @@ using MmaWords = arch::Vec<std::uint32_t, 4>;
 template <class Code>
 struct MmaMatrix {
   const Code* data;
-  const e8m0* scales;  // [ceil(rows/128)] rows of scales_stride; null without
+  const e8m0* scales;  // rows of scales_stride; null without
   std::int64_t rows, cols, stride, scales_stride;
+  std::int64_t scales_row;  // row r has the scales of tile row (scales_row + r) / 128; a multiple of 16
 };
 
 // A weight format is a policy:
@@ -92,7 +93,7 @@ struct Fp8Weights {
     if (arch::e4m3_nans(load.v) != 0) a[0] = 0x7fc07fc0u;
   }
   DSV4_DEVICE static float scale(const Matrix& m, std::int64_t row, std::int64_t chunk) {
-    return to_float(arch::load(m.scales + row / kFp8Tile * m.scales_stride + chunk));
+    return to_float(arch::load(m.scales + (m.scales_row + row) / kFp8Tile * m.scales_stride + chunk));
   }
 };
 

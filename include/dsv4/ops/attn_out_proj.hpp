@@ -14,19 +14,19 @@ namespace dsv4::ops {
 ///     y[t, d] = round( sum z[t] . wo_b[d] ), z quantised to FP8 per 128 channels where wo_b is FP8
 struct AttnOutProjParams {
   void* y = nullptr;        // [tokens, hidden] dtype
-  const void* o = nullptr;  // [tokens, heads, head_dim] dtype; contiguous heads
+  const void* o = nullptr;  // [tokens, heads, head_dim] dtype; contiguous heads, 16-byte aligned rows
   LinearWeight wo_a = {};   // [groups * rank, heads * head_dim / groups], bf16 or FP8; o is NOT quantised
   LinearWeight wo_b = {};   // [hidden, groups * rank], FP8 (or bf16)
   const void* positions = nullptr;  // [tokens] position_type; with rotate_back
   RopeTable rope = {};              // with rotate_back
   std::int64_t tokens = 0;          // 0 .. 2^31-1
-  std::int64_t hidden = 0;
-  std::int32_t heads = 0;     // 1 .. 128, a multiple of groups
-  std::int32_t head_dim = 0;  // 512
-  std::int32_t rope_dim = 0;  // 64
-  std::int32_t groups = 0;    // 1 .. 16
-  std::int32_t rank = 0;      // o_lora_rank
-  bool rotate_back = false;   // o has not been turned back yet (attn_attend can do it)
+  std::int64_t hidden = 0;          // 1 .. 2^20
+  std::int32_t heads = 0;           // 1 .. 128, a multiple of groups
+  std::int32_t head_dim = 0;        // 512
+  std::int32_t rope_dim = 0;        // 64
+  std::int32_t groups = 0;          // 1 .. 16
+  std::int32_t rank = 0;            // o_lora_rank, 1 .. 65536
+  bool rotate_back = false;         // o has not been turned back yet (attn_attend can do it)
   PositionType position_type = PositionType::kInt32;
   DType dtype = DType::kBf16;
   std::int64_t o_stride = 0;  // between tokens; 0 = heads * head_dim
@@ -36,7 +36,10 @@ struct AttnOutProjParams {
 };
 
 inline namespace DSV4_FLAVOUR {
-/// Two launches, three with rotate_back. Numerics, order and determinism of linear_multi.
+/// Two launches, three with rotate_back; one more where z is quantised and too large for a block's shared
+/// memory (ops/linear.hpp). Always needs its workspace: z, and o turned back. Numerics, order and determinism
+/// of linear_multi. bf16: groups * rank a multiple of 8, with FP8 wo_b of 16; with FP8 wo_a of several groups
+/// rank a multiple of 16.
 [[nodiscard]] DSV4_API Status attn_out_proj(const AttnOutProjParams& p, Stream stream) noexcept;
 [[nodiscard]] DSV4_API std::size_t attn_out_proj_workspace_bytes(const AttnOutProjParams& p) noexcept;
 }  // namespace DSV4_FLAVOUR

@@ -21,6 +21,10 @@ struct LinearWeight {
   WeightFormat format = WeightFormat::kBf16;
   std::int64_t stride = 0;         // elements between rows, a multiple of 16 bytes; 0 = k
   std::int64_t scales_stride = 0;  // between rows of scales; 0 = ceil(k/128)
+  // Of rows cut out of a larger matrix: how many rows lie between the first that `scales` describes and
+  // data's first, so that row r takes the scales of tile row (scales_row + r) / 128. A multiple of 16 (f32:
+  // any)
+  std::int64_t scales_row = 0;
 };
 
 /// Activations [tokens, k], and what happens to them on the way in. With x_column (LinearPart) a row is
