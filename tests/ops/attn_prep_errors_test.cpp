@@ -40,6 +40,12 @@ Status call(const ops::AttnKvProjParams& p) { return ops::attn_kv_proj(p, nullpt
 Status call(const ops::AttnIndexPrepParams& p) { return ops::attn_index_prep(p, nullptr); }
 Status call(const ops::AttnQkPrepParams& p) { return ops::attn_qk_prep(p, nullptr); }
 
+// Zeros everywhere, but distinct slots.
+void clear_memory() {
+  std::memset(memory, 0, sizeof memory);
+  at<std::int32_t>(4)[1] = 1;
+}
+
 ops::AttnQProjParams queries() {
   return {.out = at(0),
           .q = at(0),
@@ -83,7 +89,7 @@ ops::AttnIndexPrepParams index_queries() {
 // Sizes, types and angles, which the three parts share.
 template <class P>
 void check_common(const P& good) {
-  std::memset(memory, 0, sizeof memory);
+  clear_memory();
   REQUIRE(call(good).ok());
   P empty = good;
   empty.tokens = 0, empty.positions = nullptr, empty.rope = {};
@@ -188,7 +194,7 @@ TEST_CASE("attn_index_prep refuses", "[ops][attn_index_prep][errors]") {
 }
 
 TEST_CASE("attn_qk_prep refuses, naming the part", "[ops][attn_qk_prep][errors]") {
-  std::memset(memory, 0, sizeof memory);
+  clear_memory();
   const ops::AttnQkPrepParams good = {.q = queries(), .kv = key_values(), .index = index_queries()};
   REQUIRE(call(good).ok());
   REQUIRE(call(ops::AttnQkPrepParams{}).ok());  // all absent
