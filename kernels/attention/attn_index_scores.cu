@@ -1,9 +1,8 @@
 // Op attn_index_scores: tensor cores (attention/index_scores.cuh), or the primitive for fp32 rows.
-#include <dsv4/arch/coop.cuh>
 #include <dsv4/arch/launch.cuh>
 #include <dsv4/arch/pdl.cuh>
-#include <dsv4/attention/indexer.hpp>
 
+#include "kernels/attention/index_exact.cuh"
 #include "kernels/attention/index_queries.hpp"
 
 #include <algorithm>
@@ -58,41 +57,11 @@ Status launch_scores(const typename Scorer::Problem& problem, Scores out, const 
 
 // ---- fp32 rows --------------------------------------------------------------------------------------------
 
-// A sequence's entries as a pool; one without a slot is a row of NaNs.
-template <class T>
-struct EntryRows {
-  attention::RowPool<T> pool;
-  attention::PageTable table;
-  std::int64_t sequence;
-
-  DSV4_DEVICE std::int64_t slot(std::int64_t entry) const {
-    const std::int64_t s = table.slot(sequence, entry);
-    return s < pool.slots ? s : -1;
-  }
-  DSV4_DEVICE void read(std::int64_t entry, float* buffer) const {
-    if (slot(entry) >= 0) return;
-    for (int d = 0; d < pool.channels; ++d) buffer[d] = bits_as<float>(0x7fc00000u);
-  }
-  DSV4_DEVICE const float* view(std::int64_t entry, const float* buffer) const {
-    const std::int64_t s = slot(entry);
-    return s >= 0 ? pool.view(s, buffer) : buffer;
-  }
-};
-
-template <class T>
-struct ExactProblem {
-  const T* q;
-  const float* weights;
-  attention::RowPool<T> keys;
-  attention::PageTable table;
-  const std::int32_t* sequence_of_or_null;
-  std::int32_t heads;
-};
-
 // Grid: x = tokens, y = tiles of kScoreTile entries; a warp each. T is float, where that is compiled.
 template <class T>
 DSV4_KERNEL(arch::kWarpThreads)
-exact_scores_kernel(const DSV4_GRID_CONSTANT ExactProblem<T> p, const DSV4_GRID_CONSTANT Scores out) {
+exact_scores_kernel(const DSV4_GRID_CONSTANT kernels::ExactProblem<T> p,
+                    const DSV4_GRID_CONSTANT Scores out) {
   arch::allow_next_grid();
   arch::wait_for_previous_grid();
   DSV4_DYN_SMEM(float, scratch);
@@ -101,32 +70,19 @@ exact_scores_kernel(const DSV4_GRID_CONSTANT ExactProblem<T> p, const DSV4_GRID_
   const std::int64_t begin = std::int64_t{arch::block_idx().y} * attention::kScoreTile;
   if (begin >= entries) return;
   const std::int64_t end = entries - begin < attention::kScoreTile ? entries : begin + attention::kScoreTile;
-  const EntryRows<T> keys = {
-      p.keys, p.table,
-      p.sequence_of_or_null && p.table.pages ? arch::load(p.sequence_of_or_null + token) : token};
-  attention::index_scores(arch::WarpCoop{}, out.data + token * out.stride,
-                          p.q + token * p.heads * attention::kIndexDim, p.weights + token * p.heads, keys,
-                          begin, end, p.heads, attention::kIndexDim, scratch);
+  p.score(out.data + token * out.stride + begin, token, begin, end, scratch);
 }
 
 template <class T>
 Status launch_exact(const Scores& out, const IndexQueries& q, Stream stream) {
   constexpr std::int64_t kTile = attention::kScoreTile;
-  const ExactProblem<T> problem = {.q = static_cast<const T*>(q.q),
-                                   .weights = q.weights,
-                                   .keys = kernels::row_pool<T>(q.keys, attention::kIndexDim),
-                                   .table = kernels::page_table(q.table),
-                                   .sequence_of_or_null = q.table.sequence_of,
-                                   .heads = q.heads};
-  const std::size_t scratch = static_cast<std::size_t>(kTile) * sizeof(float) *
-                              static_cast<std::size_t>(q.heads + attention::kIndexDim);
   return arch::launch("attn_index_scores", exact_scores_kernel<T>,
                       {.grid = {static_cast<unsigned>(q.tokens),
                                 static_cast<unsigned>((q.max_entries + kTile - 1) / kTile), 1},
                        .block = {arch::kWarpThreads, 1, 1},
-                       .shared_bytes = scratch,
+                       .shared_bytes = kernels::ExactProblem<T>::scratch_bytes(q.heads),
                        .overlap_previous = true},
-                      stream, problem, out);
+                      stream, kernels::ExactProblem<T>(q), out);
 }
 
 }  // namespace
