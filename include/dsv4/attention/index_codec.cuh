@@ -179,7 +179,7 @@ template <>
 struct KeyReader<IndexFp4Pool> {
   using Order = Fp4Channels;
   static constexpr bool kPaged = true;
-  static constexpr int kAhead = 4;
+  static constexpr int kAhead = 4, kAtOnce = 2;
   struct Raw {
     arch::Vec<std::uint32_t, 4> words = {};
     std::uint32_t scale = 0;
@@ -192,18 +192,24 @@ struct KeyReader<IndexFp4Pool> {
   }
   DSV4_DEVICE static float factor(const IndexFp4Pool&, KeyPlace) { return 1.0f; }
 
+  template <int kKeys>
   struct Decoder {
-    const Raw& raw;
-    std::uint32_t scale_factor;
+    const Raw (&raw)[kKeys];
+    std::uint32_t scale_factor[kKeys];
     bool large;  // some lane's scale needs a second product; rare
 
-    DSV4_DEVICE explicit Decoder(const Raw& r)
-        : raw(r),
-          scale_factor(Order::scale_factor(r.scale)),
-          large(arch::any(r.scale >= Order::kLargeScale)) {}
-    DSV4_DEVICE void get(Channels& out, int u) const {
-      Order::decode(out, raw.words[u], scale_factor);
-      if (large) Order::multiply(out, Order::large_scale_factor(raw.scale));
+    DSV4_DEVICE explicit Decoder(const Raw (&r)[kKeys]) : raw(r) {
+      std::uint32_t largest = 0;
+      DSV4_UNROLL
+      for (int k = 0; k < kKeys; ++k) {
+        scale_factor[k] = Order::scale_factor(r[k].scale);
+        largest = r[k].scale > largest ? r[k].scale : largest;
+      }
+      large = arch::any(largest >= Order::kLargeScale);
+    }
+    DSV4_DEVICE void get(Channels& out, int k, int u) const {
+      Order::decode(out, raw[k].words[u], scale_factor[k]);
+      if (large) Order::multiply(out, Order::large_scale_factor(raw[k].scale));
     }
   };
 };
@@ -212,7 +218,7 @@ template <>
 struct KeyReader<IndexFp8Pool> {
   using Order = Fp8Channels;
   static constexpr bool kPaged = true;
-  static constexpr int kAhead = 2;
+  static constexpr int kAhead = 2, kAtOnce = 2;
   struct Raw {
     arch::Vec<std::uint32_t, 4> words[2] = {};
   };
@@ -226,12 +232,13 @@ struct KeyReader<IndexFp8Pool> {
     return arch::load(reinterpret_cast<const float*>(page_scales(pool, place)));
   }
 
+  template <int kKeys>
   struct Decoder {
-    const Raw& raw;
+    const Raw (&raw)[kKeys];
 
-    DSV4_DEVICE explicit Decoder(const Raw& r) : raw(r) {}
-    DSV4_DEVICE void get(Channels& out, int u) const {
-      Order::decode(out, raw.words[u / 2][u % 2 * 2], raw.words[u / 2][u % 2 * 2 + 1]);
+    DSV4_DEVICE explicit Decoder(const Raw (&r)[kKeys]) : raw(r) {}
+    DSV4_DEVICE void get(Channels& out, int k, int u) const {
+      Order::decode(out, raw[k].words[u / 2][u % 2 * 2], raw[k].words[u / 2][u % 2 * 2 + 1]);
     }
   };
 };
@@ -240,7 +247,7 @@ template <>
 struct KeyReader<RowPool<bf16>> {
   using Order = Bf16Channels;
   static constexpr bool kPaged = false;
-  static constexpr int kAhead = 1;
+  static constexpr int kAhead = 1, kAtOnce = 1;
   struct Raw {
     arch::Vec<std::uint32_t, 4> words[4] = {};
   };
@@ -254,13 +261,14 @@ struct KeyReader<RowPool<bf16>> {
   }
   DSV4_DEVICE static float factor(const RowPool<bf16>&, KeyPlace) { return 1.0f; }
 
+  template <int kKeys>
   struct Decoder {
-    const Raw& raw;
+    const Raw (&raw)[kKeys];
 
-    DSV4_DEVICE explicit Decoder(const Raw& r) : raw(r) {}
-    DSV4_DEVICE void get(Channels& out, int u) const {
+    DSV4_DEVICE explicit Decoder(const Raw (&r)[kKeys]) : raw(r) {}
+    DSV4_DEVICE void get(Channels& out, int k, int u) const {
       DSV4_UNROLL
-      for (int i = 0; i < 4; ++i) out[i] = raw.words[u][i];
+      for (int i = 0; i < 4; ++i) out[i] = raw[k].words[u][i];
     }
   };
 };

@@ -89,11 +89,8 @@ class IndexScorer {
       }
     }
     const std::int64_t sequence = p.sequence(token);
-    pages_ = p.table.pages + sequence * p.table.stride;
-    mapped_ = !p.table.pages ? UINT32_MAX
-              : sequence < 0 || sequence >= p.table.sequences || p.table.stride < 0
-                  ? 0u
-                  : static_cast<std::uint32_t>(p.table.stride < UINT32_MAX ? p.table.stride : UINT32_MAX);
+    const bool known = sequence >= 0 && sequence < p.table.sequences && sequence <= INT32_MAX;
+    sequence_ = known ? static_cast<std::int32_t>(sequence) : -1;
   }
 
   /// Calls store(entry, score) for every entry in [begin, end), 0 <= begin, end <= 2^30, once, from one
@@ -111,31 +108,37 @@ class IndexScorer {
   /// score is a NaN.
   template <class F>
   DSV4_DEVICE void for_each_tile(std::int32_t begin, std::int32_t end, F f) const {
-    const std::int32_t limit = begin + (end - begin + kTile - 1) / kTile * kTile;
-    std::int32_t entry = begin + arch::warp_id() * arch::kWarpThreads;
-    KeyPlace next = place_of(entry + lane_, end);
+    const auto thread = static_cast<std::int32_t>(arch::thread_idx().x);
+    KeyPlace next = place_of(begin + thread, end);
     float next_factor = factor_of(next);
     typename Reader::Raw raw[kAhead];
     DSV4_UNROLL
     for (int s = 0; s < kAhead; ++s) raw[s] = load_key(next, s);
-    KeyPlace after = place_of(entry + kTile + lane_, end);
-    for (; entry < limit; entry += kTile) {
+    KeyPlace after = place_of(begin + kTile + thread, end);
+    for (std::int32_t tile = begin; tile < end; tile += kTile) {
       const KeyPlace now = next;
       const float factor = next_factor;
       next = after;
       next_factor = factor_of(next);
-      after = place_of(entry + 2 * kTile + lane_, end);
+      after = place_of(tile + 2 * kTile + thread, end);
       float mine = 0;
-      if (entry < end) {  // for the whole warp: the last tile may be a few entries
+      if (tile + thread - lane_ < end) {  // for the whole warp: the last tile may be a few entries
         DSV4_UNROLL
-        for (int s = 0; s < kSteps; ++s) {
-          const typename Reader::Raw key = raw[s % kAhead];
-          raw[s % kAhead] = load_key(s + kAhead < kSteps ? now : next, (s + kAhead) % kSteps);
-          const float sum = score_eight(key);
-          if (lane_ / 8 == s) mine = sum;
+        for (int s = 0; s < kSteps; s += kAtOnce) {
+          typename Reader::Raw keys[kAtOnce];
+          DSV4_UNROLL
+          for (int j = 0; j < kAtOnce; ++j) {
+            keys[j] = raw[(s + j) % kAhead];
+            raw[(s + j) % kAhead] = load_key(s + j + kAhead < kSteps ? now : next, (s + j + kAhead) % kSteps);
+          }
+          float sum[kAtOnce];
+          score_steps(sum, keys);
+          DSV4_UNROLL
+          for (int j = 0; j < kAtOnce; ++j)
+            if (lane_ / 8 == s + j) mine = sum[j];
         }
       }
-      f(entry + lane_, now.page >= 0 ? mine * factor : bits_as<float>(0x7fc00000u));
+      f(tile + thread, now.page >= 0 ? mine * factor : bits_as<float>(0x7fc00000u));
     }
   }
 
@@ -143,6 +146,7 @@ class IndexScorer {
   using Reader = KeyReader<Pool>;
   static constexpr int kSteps = 4;  // of 8 entries, in a warp's 32
   static constexpr int kAhead = Reader::kAhead;
+  static constexpr int kAtOnce = Reader::kAtOnce;
 
   // PageTable::slot and the pool's split of it, in 32 bits: a division of 64 costs more than a key's
   // products.
@@ -155,8 +159,8 @@ class IndexScorer {
     if (p_.table.pages) {
       const auto rows = static_cast<std::uint32_t>(p_.table.page_rows);
       const std::uint32_t page = r / rows;
-      if (page >= mapped_) return kNone;
-      const std::int32_t number = arch::load(pages_ + page);
+      if (sequence_ < 0 || page >= p_.table.stride) return kNone;
+      const std::int32_t number = arch::load(p_.table.pages + sequence_ * p_.table.stride + page);
       if (number < 0) return kNone;
       slot = std::int64_t{number} * rows + (r - page * rows);
     }
@@ -184,22 +188,31 @@ class IndexScorer {
     return place.page >= 0 ? Reader::load(p_.keys, place, lane_ % 4) : typename Reader::Raw{};
   }
 
-  // Scores of the eight keys of a step, of entry i in the lanes i, i + 8, i + 16 and i + 24.
-  DSV4_DEVICE float score_eight(const typename Reader::Raw& key) const {
-    const typename Reader::Decoder decoder(key);
-    float dot[kHeadGroups][4] = {};
+  // Scores of the eight keys of each of kAtOnce steps: of entry i in the lanes i, i + 8, i + 16 and i + 24.
+  DSV4_DEVICE void score_steps(float (&score)[kAtOnce], const typename Reader::Raw (&keys)[kAtOnce]) const {
+    const typename Reader::template Decoder<kAtOnce> decoder(keys);
+    float dot[kAtOnce][kHeadGroups][4] = {};
     DSV4_UNROLL
     for (int u = 0; u < 4; ++u) {
-      Channels c;
-      decoder.get(c, u);
+      Channels c[kAtOnce];
+      DSV4_UNROLL
+      for (int k = 0; k < kAtOnce; ++k) decoder.get(c[k], k, u);
       DSV4_UNROLL
       for (int j = 0; j < 2; ++j) {
-        const std::uint32_t b[2] = {c[2 * j], c[2 * j + 1]};
         DSV4_UNROLL
-        for (int i = 0; i < kHeadGroups; ++i)
-          arch::mma_m16n8k16_bf16(dot[i], query_[i][2 * u + j], b, dot[i]);
+        for (int k = 0; k < kAtOnce; ++k) {
+          const std::uint32_t b[2] = {c[k][2 * j], c[k][2 * j + 1]};
+          DSV4_UNROLL
+          for (int i = 0; i < kHeadGroups; ++i)
+            arch::mma_m16n8k16_bf16(dot[k][i], query_[i][2 * u + j], b, dot[k][i]);
+        }
       }
     }
+    DSV4_UNROLL
+    for (int k = 0; k < kAtOnce; ++k) score[k] = sum_heads(dot[k]);
+  }
+
+  DSV4_DEVICE float sum_heads(const float (&dot)[kHeadGroups][4]) const {
     float sum[2] = {};  // columns 2t and 2t + 1
     DSV4_UNROLL
     for (int i = 0; i < kHeadGroups; ++i) {
@@ -222,9 +235,8 @@ class IndexScorer {
 
   const Problem& p_;
   int lane_;
-  const std::int32_t* pages_;  // the sequence's row of the table
-  std::uint32_t mapped_;       // pages it has there
-  std::uint32_t heads_ = 0;    // bit 2i + h: head 16i + 8h + lane / 4 exists
+  std::int32_t sequence_;    // row of the table, -1 if there is none
+  std::uint32_t heads_ = 0;  // bit 2i + h: head 16i + 8h + lane / 4 exists
   float weight_[kHeadGroups][2];
   std::uint32_t query_[kHeadGroups][kIndexDim / 16][4];
 };
