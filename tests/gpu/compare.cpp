@@ -16,6 +16,34 @@ double number(bf16 x) { return to_float(x); }
 double number(std::int32_t x) { return x; }
 double number(std::uint8_t x) { return x; }
 
+template <class T>
+std::string difference(const Agreement& agreement, bool any_nan, const void* reference, const void* other,
+                       std::size_t bytes) {
+  const std::size_t n = bytes / sizeof(T);
+  std::size_t differing = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    const auto* a = static_cast<const unsigned char*>(reference) + i * sizeof(T);
+    const auto* b = static_cast<const unsigned char*>(other) + i * sizeof(T);
+    if (std::memcmp(a, b, sizeof(T)) == 0) continue;
+    T x, y;
+    std::memcpy(static_cast<void*>(&x), a, sizeof(T));
+    std::memcpy(static_cast<void*>(&y), b, sizeof(T));
+    const double u = number(x), v = number(y);
+    if (any_nan && std::isnan(u) && std::isnan(v)) continue;
+    ++differing;
+    const double limit = agreement.absolute + agreement.relative * std::fmax(std::fabs(u), std::fabs(v));
+    if (!(std::fabs(u - v) <= limit)) {
+      char text[160];
+      std::snprintf(text, sizeof text, "element %zu of %zu: SIMT machine %.9g, other side %.9g, limit %.3g",
+                    i, n, u, v, limit);
+      return text;
+    }
+  }
+  if (static_cast<double>(differing) <= agreement.share * static_cast<double>(n)) return "";
+  return std::to_string(differing) + " of " + std::to_string(n) + " elements differ, share " +
+         std::to_string(agreement.share) + " is allowed";
+}
+
 /// How the other side executes when it is the machine too: as unlike the reference as the rules allow.
 simt::Options imitation() {
   simt::Options o = simt::options();
@@ -77,35 +105,20 @@ class Graph {
 
 template <class T>
 Compare agree(const Agreement& agreement) {
-  return [agreement](const void* reference, const void* other, std::size_t bytes) -> std::string {
-    const std::size_t n = bytes / sizeof(T);
-    std::size_t differing = 0;
-    for (std::size_t i = 0; i < n; ++i) {
-      const auto* a = static_cast<const unsigned char*>(reference) + i * sizeof(T);
-      const auto* b = static_cast<const unsigned char*>(other) + i * sizeof(T);
-      if (std::memcmp(a, b, sizeof(T)) == 0) continue;
-      ++differing;
-      T x, y;
-      std::memcpy(static_cast<void*>(&x), a, sizeof(T));
-      std::memcpy(static_cast<void*>(&y), b, sizeof(T));
-      const double u = number(x), v = number(y);
-      const double limit = agreement.absolute + agreement.relative * std::fmax(std::fabs(u), std::fabs(v));
-      if (!(std::fabs(u - v) <= limit)) {
-        char text[160];
-        std::snprintf(text, sizeof text, "element %zu of %zu: SIMT machine %.9g, other side %.9g, limit %.3g",
-                      i, n, u, v, limit);
-        return text;
-      }
-    }
-    if (static_cast<double>(differing) <= agreement.share * static_cast<double>(n)) return "";
-    return std::to_string(differing) + " of " + std::to_string(n) + " elements differ, share " +
-           std::to_string(agreement.share) + " is allowed";
+  return [agreement](const void* reference, const void* other, std::size_t bytes) {
+    return difference<T>(agreement, false, reference, other, bytes);
   };
 }
 template Compare agree<float>(const Agreement&);
 template Compare agree<bf16>(const Agreement&);
 template Compare agree<std::int32_t>(const Agreement&);
 template Compare agree<std::uint8_t>(const Agreement&);
+
+Compare agree_or_nan(const Agreement& agreement) {
+  return [agreement](const void* reference, const void* other, std::size_t bytes) {
+    return difference<float>(agreement, true, reference, other, bytes);
+  };
+}
 
 void* Operands::place(const void* from, std::size_t bytes) {
   void* p = nullptr;

@@ -33,6 +33,9 @@ using Compare = std::function<std::string(const void* reference, const void* oth
 template <class T>
 Compare agree(const Agreement& agreement);
 
+/// Numbers likewise; a NaN agrees with any NaN, and with nothing else.
+Compare agree_or_nan(const Agreement& agreement);
+
 enum class Side { kReference, kImitation, kDevice };
 
 /// The operands of one call, in host or in device memory.

@@ -35,6 +35,10 @@ int main(int argc, char** argv) {
     Tally tally(imitate);
     compare_rows(tally, small);
     compare_mhc(tally, small);
+    compare_linear(tally, small);
+    compare_attn_proj(tally, small);
+    compare_attn_attend(tally, small);
+    compare_attn_out_proj(tally, small);
     std::printf("ops on the %s against the SIMT machine: %d passed, %d failed\n",
                 imitate ? "imitation" : "GPU", tally.passed(), tally.failed());
     return tally.failed() == 0 ? 0 : 1;

@@ -16,7 +16,25 @@ const OpTable& op_table() {
                                     .mhc_head = &ops::mhc_head,
                                     .mhc_pre_workspace_bytes = &ops::mhc_pre_workspace_bytes,
                                     .mhc_post_pre_workspace_bytes = &ops::mhc_post_pre_workspace_bytes,
-                                    .mhc_head_workspace_bytes = &ops::mhc_head_workspace_bytes};
+                                    .mhc_head_workspace_bytes = &ops::mhc_head_workspace_bytes,
+                                    .linear_bf16 = &ops::linear_bf16,
+                                    .linear_fp8 = &ops::linear_fp8,
+                                    .linear_multi = &ops::linear_multi,
+                                    .linear_bf16_workspace_bytes = &ops::linear_bf16_workspace_bytes,
+                                    .linear_fp8_workspace_bytes = &ops::linear_fp8_workspace_bytes,
+                                    .linear_multi_workspace_bytes = &ops::linear_multi_workspace_bytes,
+                                    .attn_q_proj = &ops::attn_q_proj,
+                                    .attn_kv_proj = &ops::attn_kv_proj,
+                                    .attn_index_prep = &ops::attn_index_prep,
+                                    .attn_qk_prep = &ops::attn_qk_prep,
+                                    .attn_compress = &ops::attn_compress,
+                                    .attn_index_scores = &ops::attn_index_scores,
+                                    .attn_select = &ops::attn_select,
+                                    .attn_select_workspace_bytes = &ops::attn_select_workspace_bytes,
+                                    .attn_attend = &ops::attn_attend,
+                                    .attn_attend_workspace_bytes = &ops::attn_attend_workspace_bytes,
+                                    .attn_out_proj = &ops::attn_out_proj,
+                                    .attn_out_proj_workspace_bytes = &ops::attn_out_proj_workspace_bytes};
   return table;
 }
 

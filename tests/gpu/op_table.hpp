@@ -3,8 +3,14 @@
 #pragma once
 
 #include <dsv4/ops/act_quant.hpp>
+#include <dsv4/ops/attn_attend.hpp>
+#include <dsv4/ops/attn_compress.hpp>
+#include <dsv4/ops/attn_index.hpp>
+#include <dsv4/ops/attn_out_proj.hpp>
+#include <dsv4/ops/attn_proj.hpp>
 #include <dsv4/ops/embed.hpp>
 #include <dsv4/ops/hadamard.hpp>
+#include <dsv4/ops/linear.hpp>
 #include <dsv4/ops/lm_head.hpp>
 #include <dsv4/ops/mhc.hpp>
 #include <dsv4/ops/rms_norm.hpp>
@@ -21,6 +27,7 @@ struct OpTable {
   Status (*rope)(const ops::RopeParams&, Stream) noexcept;
   Status (*hadamard)(const ops::HadamardParams&, Stream) noexcept;
   Status (*lm_head)(const ops::LmHeadParams&, Stream) noexcept;
+
   Status (*mhc_post)(const ops::MhcPostParams&, Stream) noexcept;
   Status (*mhc_pre)(const ops::MhcPreParams&, Stream) noexcept;
   Status (*mhc_post_pre)(const ops::MhcPostPreParams&, Stream) noexcept;
@@ -28,6 +35,28 @@ struct OpTable {
   std::size_t (*mhc_pre_workspace_bytes)(const ops::MhcPreParams&) noexcept;
   std::size_t (*mhc_post_pre_workspace_bytes)(const ops::MhcPostPreParams&) noexcept;
   std::size_t (*mhc_head_workspace_bytes)(const ops::MhcHeadParams&) noexcept;
+
+  Status (*linear_bf16)(const ops::LinearBf16Params&, Stream) noexcept;
+  Status (*linear_fp8)(const ops::LinearFp8Params&, Stream) noexcept;
+  Status (*linear_multi)(const ops::LinearMultiParams&, Stream) noexcept;
+  std::size_t (*linear_bf16_workspace_bytes)(const ops::LinearBf16Params&) noexcept;
+  std::size_t (*linear_fp8_workspace_bytes)(const ops::LinearFp8Params&) noexcept;
+  std::size_t (*linear_multi_workspace_bytes)(const ops::LinearMultiParams&) noexcept;
+
+  Status (*attn_q_proj)(const ops::AttnQProjParams&, Stream) noexcept;
+  Status (*attn_kv_proj)(const ops::AttnKvProjParams&, Stream) noexcept;
+  Status (*attn_index_prep)(const ops::AttnIndexPrepParams&, Stream) noexcept;
+  Status (*attn_qk_prep)(const ops::AttnQkPrepParams&, Stream) noexcept;
+  Status (*attn_compress)(const ops::AttnCompressParams&, Stream) noexcept;
+
+  Status (*attn_index_scores)(const ops::AttnIndexScoresParams&, Stream) noexcept;
+  Status (*attn_select)(const ops::AttnSelectParams&, Stream) noexcept;
+  std::size_t (*attn_select_workspace_bytes)(const ops::AttnSelectParams&) noexcept;
+
+  Status (*attn_attend)(const ops::AttnAttendParams&, Stream) noexcept;
+  std::size_t (*attn_attend_workspace_bytes)(const ops::AttnAttendParams&) noexcept;
+  Status (*attn_out_proj)(const ops::AttnOutProjParams&, Stream) noexcept;
+  std::size_t (*attn_out_proj_workspace_bytes)(const ops::AttnOutProjParams&) noexcept;
 };
 
 namespace cuda_v0 {

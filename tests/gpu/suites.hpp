@@ -8,5 +8,11 @@ namespace dsv4::gpu {
 
 void compare_rows(Tally& tally, bool small);  // embed, norms, quantisers, RoPE, Hadamard, head
 void compare_mhc(Tally& tally, bool small);
+void compare_linear(Tally& tally, bool small);
+void compare_attn_proj(Tally& tally, bool small);
+void compare_attn_compress(Tally& tally, bool small);
+void compare_attn_index(Tally& tally, bool small);
+void compare_attn_attend(Tally& tally, bool small);
+void compare_attn_out_proj(Tally& tally, bool small);
 
 }  // namespace dsv4::gpu
