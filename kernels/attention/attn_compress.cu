@@ -114,6 +114,9 @@ void check_sizes(C& c, const AttnCompressParams& p) {
   c.template require<"max_rollback", "must be 0 .. 1024">(p.max_rollback >= 0 && p.max_rollback <= 1024,
                                                           p.max_rollback, 1024);
   c.template require<"index", "is for ratio 4 alone">(p.ratio == 4 || !is_present(p.index), p.ratio, 4);
+  c.template require<"start_type", "must be int32 or int64">(
+      p.start_type == PositionType::kInt32 || p.start_type == PositionType::kInt64,
+      static_cast<std::int64_t>(p.start_type), 0, Code::kUnsupported);
   kernels::check_rope_sizes<"", "rope">(c, p.rope, p.rope_dim, p.start_type);
   check_compressor_sizes<"main", kMainDim>(c, p.main, p);
   check_compressor_sizes<"index", kIndexDim>(c, p.index, p);
@@ -185,6 +188,7 @@ Status attn_compress(const AttnCompressParams& p, Stream stream) noexcept {
     if (p.tokens == 0 || p.sequences == 0 || (!is_present(p.main) && !is_present(p.index))) return {};
     c.pointer<"first_token">(p.first_token, alignof(std::int32_t));
     c.optional<"state_of">(p.state_of, alignof(std::int32_t));
+    c.pointer<"start">(p.start, p.start_type == PositionType::kInt64 ? 8 : 4);
     kernels::check_rope_pointers<"", "rope">(c, p.rope, p.start, p.start_type);
     check_compressor_pointers<"main">(c, p.main, p);
     check_compressor_pointers<"index">(c, p.index, p);

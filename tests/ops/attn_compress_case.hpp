@@ -99,6 +99,10 @@ class CompressorCase {
     if (r.empty()) {
       r = normal(shape.row_floats(), token * 2 + static_cast<std::uint64_t>(shape.dim == 128));
       for (int c = 0; c < shape.width(); ++c) r[static_cast<std::size_t>(shape.width() + c)] *= 2;
+      if (token % 1024 == kBadVersion) {
+        r[5] = std::numeric_limits<float>::quiet_NaN();
+        r[static_cast<std::size_t>(shape.width() + 70)] = std::numeric_limits<float>::infinity();
+      }
     }
     return r;
   }
@@ -166,6 +170,7 @@ class CompressorCase {
   }
 
   static constexpr float kEps = 1e-6f;
+  static constexpr std::uint64_t kBadVersion = 1023;  // of a token that holds a NaN and an infinite logit
   attention::CompressorShape shape;
   EntryMirror<T> mirror;
 
@@ -231,9 +236,9 @@ class CompressCase {
         const auto token = static_cast<std::uint64_t>(position * 64 + a.sequence) * 1024 + a.version;
         h.push_back(token), rows.push_back(token);
         const bool completes = (position + 1) % setup.ratio == 0;
-        // Rows that complete nothing: their slot is not read.
-        slots.push_back(completes ? slot(a.sequence, position / setup.ratio) : 0);
-        if (completes) completed.push_back({a.sequence, position / setup.ratio});
+        // Rows that complete nothing: what stands there does not matter.
+        slots.push_back(completes ? slot(a.sequence, position / setup.ratio) : kNoMatter);
+        if (completes) completed_.push_back({a.sequence, position / setup.ratio});
       }
     }
     first_token.push_back(static_cast<std::int32_t>(rows.size()));
@@ -262,14 +267,29 @@ class CompressCase {
     return p;
   }
 
+  /// Sequence number k of the batch gets this state number, outside the states, and nothing more.
+  void skip(std::size_t k, std::int32_t number) {
+    const std::int64_t sequence = state_of[k];
+    state_of[k] = number;
+    std::erase_if(completed_, [&](const Completed& c) { return c.sequence == sequence; });
+  }
+  /// Gives the entry that a sequence completes in the batch this slot, outside the pool.
+  void unstore(std::int64_t sequence, std::int64_t entry, std::int32_t bad) {
+    std::replace(slots.begin(), slots.end(), slot(sequence, entry), bad);
+    std::erase_if(completed_, [&](const Completed& c) { return c.sequence == sequence && c.entry == entry; });
+  }
+
+  /// The batch that was laid out will not be run.
+  void expect_nothing() { completed_.clear(); }
+
   /// What the primitives write for the batch.
   void expect() {
-    for (const auto& [sequence, i] : completed)
+    for (const auto& [sequence, i] : completed_)
       for (CompressorCase<T>* c : {main.get(), index.get()})
         if (c)
           c->mirror.write(slot(sequence, i),
                           c->entry(histories[static_cast<std::size_t>(sequence)], i).data());
-    completed.clear();
+    completed_.clear();
   }
   std::string check() const {
     for (const CompressorCase<T>* c : {main.get(), index.get()})
@@ -294,6 +314,7 @@ class CompressCase {
     return bytes;
   }
 
+  static constexpr std::int32_t kNoMatter = 1;
   CompressSetup setup;
   std::vector<History> histories;
   std::unique_ptr<CompressorCase<T>> main, index;
@@ -305,7 +326,7 @@ class CompressCase {
   struct Completed {
     std::int64_t sequence, entry;
   };
-  std::vector<Completed> completed;
+  std::vector<Completed> completed_;
   Rows<float> freq_;
 };
 
