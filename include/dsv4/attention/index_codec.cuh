@@ -243,21 +243,22 @@ struct KeyReader<IndexFp8Pool> {
   };
 };
 
+// 16 registers a key leave no room to hold it before it is needed: it is brought into L2, and read then.
 template <>
 struct KeyReader<RowPool<bf16>> {
   using Order = Bf16Channels;
+  using Words = arch::Vec<std::uint32_t, 4>;
   static constexpr bool kPaged = false;
-  static constexpr int kAhead = 1, kAtOnce = 1;
+  static constexpr int kAhead = 4, kAtOnce = 1;
   struct Raw {
-    arch::Vec<std::uint32_t, 4> words[4] = {};
+    const Words* data = nullptr;
   };
 
   DSV4_DEVICE static constexpr int channel(int t, int u) { return 32 * u + 8 * t; }
   DSV4_DEVICE static Raw load(const RowPool<bf16>& pool, KeyPlace place, int t) {
-    const auto* data = reinterpret_cast<const arch::Vec<std::uint32_t, 4>*>(
-        pool.data + std::int64_t{place.page} * pool.stride);
-    return {{arch::load(data + t), arch::load(data + 4 + t), arch::load(data + 8 + t),
-             arch::load(data + 12 + t)}};
+    const auto* data = reinterpret_cast<const Words*>(pool.data + std::int64_t{place.page} * pool.stride);
+    arch::prefetch_l2(data + 4 * t);  // a row, aligned to 16 bytes, may lie in three lines
+    return {data + t};
   }
   DSV4_DEVICE static float factor(const RowPool<bf16>&, KeyPlace) { return 1.0f; }
 
@@ -267,8 +268,9 @@ struct KeyReader<RowPool<bf16>> {
 
     DSV4_DEVICE explicit Decoder(const Raw (&r)[kKeys]) : raw(r) {}
     DSV4_DEVICE void get(Channels& out, int k, int u) const {
+      const Words words = raw[k].data ? arch::load(raw[k].data + 4 * u) : Words{};
       DSV4_UNROLL
-      for (int i = 0; i < 4; ++i) out[i] = raw[k].words[u][i];
+      for (int i = 0; i < 4; ++i) out[i] = words[i];
     }
   };
 };
