@@ -92,7 +92,7 @@ TEST_CASE("attn_compress: any chunking leaves the same cache and the same state"
 TEST_CASE("attn_compress: tokens are taken back and replaced by others", "[ops][attn_compress]") {
   const int ratio = GENERATE(4, 128);
   const int rollback = GENERATE(0, 16, 64, 200);
-  const std::uint64_t seed = GENERATE(1, 2, 3);
+  const auto seed = static_cast<std::uint64_t>(GENERATE(1, 2, 3));
   if (reduced() && seed > 1) return;
   CAPTURE(ratio, rollback, seed);
   CompressCase<bf16> c({.ratio = ratio, .max_rollback = rollback, .entries = 512});
