@@ -167,10 +167,11 @@ DSV4_DEVICE const std::uint8_t* page_scales(const Pool& pool, KeyPlace place) {
 
 /// How four threads read a key: thread t has the 16-byte pieces t, t + 4, ... of its data, which hold the
 /// eight channels from channel(t, 0), from channel(t, 1), ... channel(t, 3).
-///   kAhead       keys in flight a thread, of the four that it has of each 32: as many as fit in 20 registers
-///   Raw          what a thread holds of a key
+///   kAhead       keys in flight a thread, of the four that it has of each 32: as many as registers allow
+///   kAtOnce      keys multiplied side by side, at most kAhead
+///   Raw          what a thread holds of a key in flight
 ///   load(...)    reads it; one lane's
-///   Decoder      made of it by all lanes of the warp; get(out, u) are the channels from channel(t, u)
+///   Decoder      made of kKeys of them by all lanes of the warp; get(out, k, u): key k's from channel(t, u)
 ///   factor(...)  what the key's finished score is multiplied by
 template <class Pool>
 struct KeyReader;
@@ -249,7 +250,7 @@ struct KeyReader<RowPool<bf16>> {
   using Order = Bf16Channels;
   using Words = arch::Vec<std::uint32_t, 4>;
   static constexpr bool kPaged = false;
-  static constexpr int kAhead = 4, kAtOnce = 1;
+  static constexpr int kAhead = 4, kAtOnce = 2;
   struct Raw {
     const Words* data = nullptr;
   };

@@ -50,8 +50,9 @@ struct IndexProblem {
 /// through shared memory, and no warp waits for another. Keys are the B operand, straight from memory: the
 /// four threads that hold a column of B read a key's 64 bytes in one instruction, and convert what they read
 /// where it is, because q . k may take the channels in any order that both operands share. A warp takes 32
-/// entries at a time, eight to a product; each lane finds one entry's slot, an iteration before its key is
-/// read, and a key is read a whole iteration (kAhead = 4) before it is multiplied.
+/// entries at a time, eight to a product, kAtOnce products side by side so that their latencies overlap. Each
+/// lane finds one entry's slot, an iteration before its key is read, and a key is read kAhead products before
+/// it is multiplied: the block has about 17 KiB in flight.
 ///
 /// One order for every entry: eight products accumulated by the tensor core from zero; in a thread, heads g,
 /// g + 8, g + 16, ... by fp32 fma; these eight sums pairwise, g with g + 1, then + 2, then + 4. A score
@@ -62,7 +63,7 @@ class IndexScorer {
  public:
   static constexpr int kWarps = 8;
   static constexpr int kThreads = kWarps * arch::kWarpThreads;
-  static constexpr int kTile = kThreads;  // entries that the block scores at a time: best call for multiples
+  static constexpr int kTile = kThreads;  // entries that the block scores at a time
   static constexpr int kMaxHeads = 16 * kHeadGroups;
   using Problem = IndexProblem<Queries, Pool>;
 
