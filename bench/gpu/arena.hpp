@@ -102,11 +102,12 @@ std::vector<T> download(const void* p, std::int64_t n) {
 }
 
 /// Runs an op once more for one row of a batch alone, launch(scratch, where), and compares the row_bytes that
-/// it wrote with those at `row`: "" where they are the same, as every op promises.
+/// it wrote with those at `row`: "" where they are the same, as every op promises. There is room for `more`
+/// bytes behind them.
 template <class Launch>
-std::string same_alone(const void* row, std::int64_t row_bytes, Launch&& launch) {
+std::string same_alone(const void* row, std::int64_t row_bytes, Launch&& launch, std::int64_t more = 0) {
   Arena scratch;
-  void* alone = scratch.bytes(row_bytes);
+  void* alone = scratch.bytes(row_bytes + more);
   require(launch(scratch, alone));
   check(cudaDeviceSynchronize(), "a row alone");
   return download<unsigned char>(row, row_bytes) == download<unsigned char>(alone, row_bytes)

@@ -78,12 +78,11 @@ class Bench {
 };
 
 // The benchmarks, by stage.
-void bench_rows(Bench& bench);  // embed, norms, quantisers, RoPE, Hadamard, head
-void bench_mhc(Bench& bench);
-void bench_linear(Bench& bench);
+void bench_rows(Bench& bench);     // embed, norms, quantisers, RoPE, Hadamard, head
+void bench_mhc(Bench& bench);      // before and after a sublayer
+void bench_linear(Bench& bench);   // linear_multi, linear_fp8, attn_out_proj
 void bench_prepare(Bench& bench);  // attn_qk_prep, attn_compress
 void bench_indexer(Bench& bench);  // attn_index_scores, attn_select, attn_index_select
-void bench_attend(Bench& bench);
-void bench_out_proj(Bench& bench);
+void bench_attend(Bench& bench);   // attn_attend
 
 }  // namespace dsv4::gpu

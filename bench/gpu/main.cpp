@@ -38,6 +38,10 @@ int main(int argc, char** argv) {
     Bench bench(options);
     bench_rows(bench);
     bench_mhc(bench);
+    bench_linear(bench);
+    bench_prepare(bench);
+    bench_indexer(bench);
+    bench_attend(bench);
     bench.report();
     return bench.failed() ? 1 : 0;
   } catch (const std::exception& e) {

@@ -37,6 +37,8 @@ int main(int argc, char** argv) {
     compare_mhc(tally, small);
     compare_linear(tally, small);
     compare_attn_proj(tally, small);
+    compare_attn_compress(tally, small);
+    compare_attn_index(tally, small);
     compare_attn_attend(tally, small);
     compare_attn_out_proj(tally, small);
     std::printf("ops on the %s against the SIMT machine: %d passed, %d failed\n",

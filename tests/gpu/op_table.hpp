@@ -17,6 +17,7 @@
 #include <dsv4/ops/rope.hpp>
 
 #include <cstddef>
+#include <cstdint>
 
 namespace dsv4::gpu {
 
@@ -48,10 +49,14 @@ struct OpTable {
   Status (*attn_index_prep)(const ops::AttnIndexPrepParams&, Stream) noexcept;
   Status (*attn_qk_prep)(const ops::AttnQkPrepParams&, Stream) noexcept;
   Status (*attn_compress)(const ops::AttnCompressParams&, Stream) noexcept;
+  std::size_t (*attn_compress_state_bytes)(std::int32_t ratio, std::int32_t dim,
+                                           std::int32_t max_rollback) noexcept;
 
   Status (*attn_index_scores)(const ops::AttnIndexScoresParams&, Stream) noexcept;
   Status (*attn_select)(const ops::AttnSelectParams&, Stream) noexcept;
+  Status (*attn_index_select)(const ops::AttnIndexSelectParams&, Stream) noexcept;
   std::size_t (*attn_select_workspace_bytes)(const ops::AttnSelectParams&) noexcept;
+  std::size_t (*attn_index_select_workspace_bytes)(const ops::AttnIndexSelectParams&) noexcept;
 
   Status (*attn_attend)(const ops::AttnAttendParams&, Stream) noexcept;
   std::size_t (*attn_attend_workspace_bytes)(const ops::AttnAttendParams&) noexcept;
