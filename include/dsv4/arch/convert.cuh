@@ -1,7 +1,8 @@
-// Conversions that the hardware has no instruction for. PTX ISA, "prmt", "fma":
+// Conversions that the hardware has no instruction for. PTX ISA, "prmt":
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-prmt
 #pragma once
 
+#include <dsv4/arch/arithmetic.cuh>
 #include <dsv4/arch/config.cuh>
 #include <dsv4/core/types.hpp>
 
@@ -23,14 +24,7 @@ DSV4_DEVICE void e4m3x4_to_bf16(std::uint32_t (&pair)[2], std::uint32_t codes) {
   DSV4_UNROLL
   for (int i = 0; i < 2; ++i) {
     const std::uint32_t small = (high[i] & 0x80008000u) | ((high[i] >> 4) & 0x07f007f0u);
-#if defined(DSV4_SIMT_EMULATION)
-    const float even = bits_as<float>(small << 16) * 0x1p120f;
-    const float odd = bits_as<float>(small & 0xffff0000u) * 0x1p120f;
-    pair[i] = bits_as<std::uint32_t>(even) >> 16 | (bits_as<std::uint32_t>(odd) & 0xffff0000u);
-#else
-    // -0 as the addend keeps the sign of a zero.
-    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(pair[i]) : "r"(small), "r"(0x7b807b80u), "r"(0x80008000u));
-#endif
+    pair[i] = mul_bf16x2(small, 0x7b807b80u);  // 2^120
   }
 }
 

@@ -88,11 +88,11 @@ struct StagedRows {
 
   DSV4_DEVICE MmaWords words(int token, std::int64_t channel) const {
     if (token >= tokens) return {};
-    return *reinterpret_cast<const MmaWords*>(rows + token * pitch +
-                                              swizzled<Weights>(token, static_cast<int>(channel)));
+    return load_shared(reinterpret_cast<const MmaWords*>(
+        rows + token * pitch + swizzled<Weights>(token, static_cast<int>(channel))));
   }
   DSV4_DEVICE arch::Vec<float, 2> scale(int token, int chunk) const {
-    return *reinterpret_cast<const arch::Vec<float, 2>*>(scales + chunk * kMaxTokens + token);
+    return load_shared(reinterpret_cast<const arch::Vec<float, 2>*>(scales + chunk * kMaxTokens + token));
   }
 
   /// Fills the rows with channels [column, column + k) of the input: RMSNorm where it has a weight (over
@@ -123,9 +123,10 @@ struct StagedRows {
       if (in.weight) {
         float v[8] = {};
         if (c < k) {
-          load_values<true, Memory::kShared>(v, rows + token * pitch + c, k - c);
+          const auto x = load_shared(reinterpret_cast<const arch::Vec<bf16, 8>*>(rows + token * pitch + c));
           DSV4_UNROLL
-          for (int j = 0; j < 8; ++j) v[j] = round_to<bf16>(in.weight[column + c + j] * (v[j] * rho[token]));
+          for (int j = 0; j < 8; ++j)
+            v[j] = round_to<bf16>(in.weight[column + c + j] * (to_float(x[j]) * rho[token]));
         }
         if constexpr (kQuantise)
           out = quantised_lane(v);
@@ -140,8 +141,9 @@ struct StagedRows {
         out.values = rounded<bf16>(v);
       }
       if (c < pitch) {
-        *reinterpret_cast<arch::Vec<bf16, 8>*>(rows + token * pitch + swizzled<Weights>(token, c)) =
-            out.values;
+        store_shared(
+            reinterpret_cast<arch::Vec<bf16, 8>*>(rows + token * pitch + swizzled<Weights>(token, c)),
+            out.values);
         if (kQuantise && c % kMmaChunk == 0) scales[c / kMmaChunk * kMaxTokens + token] = out.scale;
       }
     }

@@ -97,8 +97,8 @@ struct MmaStream {
         for (int tile = 0; tile < kTiles; ++tile) {
           arch::Vec<float, 2> x_scale = {};
           if constexpr (kXScaled) x_scale = x.scale(tile * kMmaTokens + lane % 4 * 2, chunk);
-          shared.sums[buffer][pair - first][tile][lane] =
-              promoted<kXScaled, Weights::kScaled>(part[tile], x_scale, now_scale);
+          store_shared(&shared.sums[buffer][pair - first][tile][lane],
+                       promoted<kXScaled, Weights::kScaled>(part[tile], x_scale, now_scale));
         }
       }
       arch::sync_threads();
@@ -112,7 +112,7 @@ struct MmaStream {
           if ((group * kTiles + tile) % kWarps != warp) continue;
           if (begin == group * chunks) total = {};
           for (int pair = begin; pair < stop; ++pair) {
-            const Sums part = shared.sums[buffer][pair - first][tile][lane];
+            const Sums part = load_shared(&shared.sums[buffer][pair - first][tile][lane]);
             DSV4_UNROLL
             for (int i = 0; i < 4; ++i) total[i] += part[i];
           }

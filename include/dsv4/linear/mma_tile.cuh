@@ -69,8 +69,8 @@ struct MmaTile {
           part, weights,
           [&](int tile, int channel) {
             const int token = tile * kMmaTokens + lane / 4;
-            return *reinterpret_cast<const MmaWords*>(stage.x + token * kMmaChunk +
-                                                      swizzled<Weights>(token, channel));
+            return load_shared(reinterpret_cast<const MmaWords*>(stage.x + token * kMmaChunk +
+                                                                 swizzled<Weights>(token, channel)));
           },
           [&](int group) {
             if (more) weights.load(group, w, row, chunk + 1);
@@ -81,8 +81,8 @@ struct MmaTile {
       for (int tile = 0; tile < kTiles; ++tile) {
         arch::Vec<float, 2> x_scale = {};
         if constexpr (kXScaled)
-          x_scale =
-              *reinterpret_cast<const arch::Vec<float, 2>*>(stage.scales + tile * kMmaTokens + lane % 4 * 2);
+          x_scale = load_shared(
+              reinterpret_cast<const arch::Vec<float, 2>*>(stage.scales + tile * kMmaTokens + lane % 4 * 2));
         const arch::Vec<float, 4> v = promoted<kXScaled, Weights::kScaled>(part[tile], x_scale, now_scale);
         DSV4_UNROLL
         for (int i = 0; i < 4; ++i) total[tile][i] += v[i];

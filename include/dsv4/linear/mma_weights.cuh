@@ -22,6 +22,7 @@
 #include <dsv4/linear/fp8.hpp>
 
 #include <cstdint>
+#include <cstring>
 
 namespace dsv4::linear::inline DSV4_FLAVOUR {
 
@@ -32,6 +33,23 @@ static_assert(kMmaChunk == quant::kFp8LinearBlock && kMmaChunk == kFp8Tile, "one
 
 /// 16 bytes: 8 bf16, or 16 e4m3.
 using MmaWords = arch::Vec<std::uint32_t, 4>;
+
+/// One access of shared memory, as wide as the vector. nvcc makes one of a plain copy as well; a host
+/// compiler may take that apart, and the machine count bank conflicts that a GPU does not have.
+template <class T, int N>
+DSV4_DEVICE arch::Vec<T, N> load_shared(const arch::Vec<T, N>* p) {
+  if constexpr (!arch::kSimt) return *p;
+  arch::Vec<T, N> v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class T, int N>
+DSV4_DEVICE void store_shared(arch::Vec<T, N>* p, const arch::Vec<T, N>& v) {
+  if constexpr (arch::kSimt)
+    std::memcpy(p, &v, sizeof v);
+  else
+    *p = v;
+}
 
 /// Weights in memory. 16-byte aligned rows of `stride` codes; cols a multiple of the codes in 16 bytes.
 template <class Code>
