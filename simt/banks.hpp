@@ -16,7 +16,7 @@ namespace banks {
 void begin_gang(Gang& gang);
 void end_gang(Gang& gang);
 /// Lanes of a warp access together when they are at the same instruction for the same time since the warp's
-/// last barrier or __syncwarp.
+/// last barrier, __syncwarp or collective of all its lanes.
 void note(const Thread& t, const void* p, std::size_t bytes, std::uint32_t site);
 /// `t` has passed one of those.
 void converged(const Thread& t);

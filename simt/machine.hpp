@@ -227,6 +227,9 @@ template <class Execute>
   Gang& gang = *me.block->gang;
   ++gang.counters.warp_collectives;
   execute(w.operand, w);
+  if constexpr (race::kEnabled)
+    if (mask == kFullMask)
+      for (Thread* lane : w.lane) race::converged(*lane);
   progress(gang);
   for (std::uint32_t m = mask & ~(1u << me.lane); m; m &= m - 1) make_ready(gang, *w.lane[__builtin_ctz(m)]);
 }

@@ -2,6 +2,7 @@
 #include <dsv4/arch/barrier.cuh>
 #include <dsv4/arch/index.cuh>
 #include <dsv4/arch/memory.cuh>
+#include <dsv4/arch/warp.cuh>
 #include <dsv4/simt/counters.hpp>
 #include <dsv4/simt/launch.hpp>
 #include <dsv4/simt/watch.hpp>
@@ -54,6 +55,33 @@ TEST_CASE("bank conflicts: a transpose with and without padding", "[simt][banks]
   CHECK(padded.conflicts == 0);
   CHECK(plain.wavefronts == 32 + 32 * 32);  // every column lies in one bank
   CHECK(plain.conflicts == 32 * 31);
+}
+
+// Lanes that a different predicate holds for in each round store one after the other.
+DSV4_KERNEL(32) compaction(const int* in, int* out) {
+  DSV4_SHARED(int[128], kept);
+  const int lane = arch::lane_id();
+  int at = 0;
+  for (int round = 0; round < 4; ++round) {
+    const bool keep = in[round * 32 + lane] % (round + 2) == 0;
+    const unsigned keeps = arch::ballot(keep);
+    if (keep) kept[at + arch::count_lanes(keeps & arch::lanes_before())] = in[round * 32 + lane];
+    at += arch::count_lanes(keeps);
+  }
+  arch::sync_warp();
+  for (int i = lane; i < at; i += 32) out[i] = kept[i];
+}
+
+TEST_CASE("bank conflicts: a vote tells the rounds of a loop apart", "[simt][banks]") {
+  std::vector<int> in(128), out(128), want;
+  for (int i = 0; i < 128; ++i) {
+    in[static_cast<std::size_t>(i)] = i * 7 % 128;
+    if (i * 7 % 128 % (i / 32 + 2) == 0) want.push_back(i * 7 % 128);
+  }
+  const Conflicts c = measure(compaction, 32, in.data(), out.data());
+  out.resize(want.size());
+  CHECK(out == want);
+  if (counted()) CHECK(c.conflicts == 0);
 }
 
 template <class Word, int kStride>
