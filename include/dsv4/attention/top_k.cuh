@@ -63,20 +63,22 @@ class TopK {
   template <int kN>
   DSV4_DEVICE void append(const std::uint32_t (&key)[kN], const std::uint32_t (&index)[kN]) {
     static_assert(kN * kThreads <= kTile, "TopK: a tile at most");
-    std::uint32_t all = 0, offset[kN];
+    std::uint32_t better = 0;
+    DSV4_UNROLL
+    for (int i = 0; i < kN; ++i) better += key[i] > threshold_ ? 1u : 0u;
+    const Sums warps = sums(arch::reduce_add(better));
+    std::uint32_t at = static_cast<std::uint32_t>(count_) + warps.before;
     DSV4_UNROLL
     for (int i = 0; i < kN; ++i) {
-      const unsigned better = arch::ballot(key[i] > threshold_);
-      offset[i] = all + static_cast<std::uint32_t>(arch::count_lanes(better & arch::lanes_before()));
-      all += static_cast<std::uint32_t>(arch::count_lanes(better));
-    }
-    const Sums warps = sums(all);
-    DSV4_UNROLL
-    for (int i = 0; i < kN; ++i) {
-      if (key[i] <= threshold_) continue;
-      const std::uint32_t at = static_cast<std::uint32_t>(count_) + warps.before + offset[i];
-      s_.candidates.key[at] = key[i];
-      s_.candidates.index[at] = index[i];
+      const bool joins = key[i] > threshold_;
+      const unsigned joining = arch::ballot(joins);
+      if (joins) {
+        const std::uint32_t to =
+            at + static_cast<std::uint32_t>(arch::count_lanes(joining & arch::lanes_before()));
+        s_.candidates.key[to] = key[i];
+        s_.candidates.index[to] = index[i];
+      }
+      at += static_cast<std::uint32_t>(arch::count_lanes(joining));
     }
     count_ += static_cast<int>(warps.all);
     if (count_ > kCapacity - kTile) cut((kCapacity - kTile - k_) / 4);
