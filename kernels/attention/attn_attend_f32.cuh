@@ -73,11 +73,11 @@ attn_attend_f32_kernel(const DSV4_GRID_CONSTANT AttendArguments a, float* scratc
     const int first = static_cast<int>(item % work.slices) * AttendScratch::kHeads;
     const int heads =
         a.queries.heads - first < AttendScratch::kHeads ? a.queries.heads - first : AttendScratch::kHeads;
-    const AttendList list(a.window, a.entries, token);
-    for (int i = lane; i < list.window_rows.count; i += arch::kWarpThreads)
-      s.window_slots[i] = static_cast<std::int32_t>(a.window.slot(list.window_rows, i));
-    for (int i = lane; i < list.entry_rows.count; i += arch::kWarpThreads)
-      s.entry_slots[i] = static_cast<std::int32_t>(a.entries.slot(list.entry_rows, i));
+    const AttendSections list = AttendSections::of(a.window, a.entries, token);
+    for (int i = lane; i < list.window.count; i += arch::kWarpThreads)
+      s.window_slots[i] = static_cast<std::int32_t>(a.window.slot(list.window, i));
+    for (int i = lane; i < list.entries.count; i += arch::kWarpThreads)
+      s.entry_slots[i] = static_cast<std::int32_t>(a.entries.slot(list.entries, i));
     for (int h = 0; h < heads; ++h) {
       const float* q = a.q_f32 + token * a.queries.stride + (first + h) * a.queries.head_stride;
       for (int d = lane; d < kAttendChannels; d += arch::kWarpThreads) s.q[h * kAttendChannels + d] = q[d];
@@ -90,8 +90,8 @@ attn_attend_f32_kernel(const DSV4_GRID_CONSTANT AttendArguments a, float* scratc
         using Window = std::remove_cvref_t<decltype(window)>;
         using Entries = std::remove_cvref_t<decltype(entries)>;
         attention::attend(arch::WarpCoop{}, s.o, s.lse, s.q, heads, s.sink,
-                          attention::Selection<Window>{window, s.window_slots, list.window_rows.count},
-                          attention::Selection<Entries>{entries, s.entry_slots, list.entry_rows.count},
+                          attention::Selection<Window>{window, s.window_slots, list.window.count},
+                          attention::Selection<Entries>{entries, s.entry_slots, list.entries.count},
                           kAttendChannels, a.queries.scale, s.primitive);
       });
     });

@@ -120,6 +120,16 @@ struct AttendAngles {
   DSV4_DEVICE math::SinCos operator()(int pair) const { return angles(positions[token], pair); }
 };
 
+/// The list of the block's token, its sections in `shared`. Called by all threads; synchronises.
+template <class Tile>
+DSV4_DEVICE AttendList shared_list(const AttendArguments& a, std::int64_t token, std::uint8_t* shared) {
+  static_assert(sizeof(AttendSections) <= Tile::kListBytes);
+  auto* sections = reinterpret_cast<AttendSections*>(Tile::list_memory(shared));
+  if (arch::thread_idx().x == 0) *sections = AttendSections::of(a.window, a.entries, token);
+  arch::sync_threads();
+  return {a.window, a.entries, *sections};
+}
+
 template <class Tile>
 DSV4_KERNEL_RESIDENT(Tile::kThreads, 1)
 attn_attend_kernel(const DSV4_GRID_CONSTANT AttendArguments a, int tiles, int ring) {
@@ -127,7 +137,7 @@ attn_attend_kernel(const DSV4_GRID_CONSTANT AttendArguments a, int tiles, int ri
   DSV4_DYN_SMEM(std::uint8_t, shared);
   const std::int64_t token = arch::block_idx().x / static_cast<unsigned>(tiles);
   const int tile = static_cast<int>(arch::block_idx().x % static_cast<unsigned>(tiles));
-  Tile::run(a.queries, a.out, token, tile * Tile::kHeads, AttendList(a.window, a.entries, token),
+  Tile::run(a.queries, a.out, token, tile * Tile::kHeads, shared_list<Tile>(a, token, shared),
             AttendAngles{a.angles, a.positions, token}, ring, shared);
 }
 
@@ -139,7 +149,7 @@ attn_attend_part_kernel(const DSV4_GRID_CONSTANT AttendArguments a,
   DSV4_DYN_SMEM(std::uint8_t, shared);
   const int tile = static_cast<int>(arch::block_idx().x % static_cast<unsigned>(tiles));
   const std::int64_t at = arch::block_idx().x / static_cast<unsigned>(tiles), token = at / parts.groups;
-  Tile::run_part(a.queries, parts, token, tile * Tile::kHeads, AttendList(a.window, a.entries, token),
+  Tile::run_part(a.queries, parts, token, tile * Tile::kHeads, shared_list<Tile>(a, token, shared),
                  static_cast<int>(at % parts.groups), ring, shared);
 }
 
@@ -160,7 +170,7 @@ attn_attend_merge_kernel(const DSV4_GRID_CONSTANT AttendArguments a,
   const int head = slice * kMergeWarps + arch::warp_id();
   if (head >= a.queries.heads) return;
   attention::attend_merge<T>(parts, a.out, token, a.queries.heads, head,
-                             AttendList(a.window, a.entries, token).groups(), angles);
+                             AttendSections::of(a.window, a.entries, token).groups(), angles);
 }
 
 inline Status launch_attend(const AttendArguments& a, const AttendPlan& plan,

@@ -74,33 +74,41 @@ struct AttendSource {
   }
 };
 
+/// Where a token's list has what. Kernels keep it in shared memory.
+struct AttendSections {
+  AttendSource::Token window, entries;
+  std::int32_t first_entry, length;  // position of the first entry; of the end
+
+  DSV4_DEVICE static AttendSections of(const AttendSource& w, const AttendSource& e, std::int64_t token) {
+    AttendSections s = {w.at(token), e.at(token), 0, 0};
+    constexpr std::int32_t kStep = attention::kAttendStep;
+    s.first_entry = (s.window.count + kStep - 1) / kStep * kStep;
+    s.length = s.first_entry + s.entries.count;
+    return s;
+  }
+  DSV4_DEVICE int groups() const { return (length + attention::kAttendGroup - 1) / attention::kAttendGroup; }
+};
+
 /// A token's list, as AttendTile reads it.
 struct AttendList {
   const AttendSource& window;
   const AttendSource& entries;
-  AttendSource::Token window_rows, entry_rows;
-  std::int32_t first_entry;  // position of the first entry
+  const AttendSections& sections;
 
-  DSV4_DEVICE AttendList(const AttendSource& w, const AttendSource& e, std::int64_t token)
-      : window(w), entries(e), window_rows(w.at(token)), entry_rows(e.at(token)) {
-    first_entry =
-        (window_rows.count + attention::kAttendStep - 1) / attention::kAttendStep * attention::kAttendStep;
-  }
-
-  DSV4_DEVICE std::int32_t length() const { return first_entry + entry_rows.count; }
-  DSV4_DEVICE int groups() const {
-    return (length() + attention::kAttendGroup - 1) / attention::kAttendGroup;
-  }
+  DSV4_DEVICE int groups() const { return sections.groups(); }
   /// Steps of a group: the last may have fewer.
   DSV4_DEVICE int steps(int group) const {
-    const std::int32_t rows = length() - group * attention::kAttendGroup;
+    const std::int32_t rows = sections.length - group * attention::kAttendGroup;
     return rows >= attention::kAttendGroup ? attention::kAttendGroup / attention::kAttendStep
                                            : (rows + attention::kAttendStep - 1) / attention::kAttendStep;
   }
-  DSV4_DEVICE bool packed(std::int32_t i) const { return i < first_entry ? window.packed : entries.packed; }
+  DSV4_DEVICE bool packed(std::int32_t i) const {
+    return i < sections.first_entry ? window.packed : entries.packed;
+  }
   DSV4_DEVICE attention::AttendRow row(std::int32_t i) const {
-    if (i < first_entry) return i < window_rows.count ? window.row(window_rows, i) : attention::AttendRow{};
-    return i < length() ? entries.row(entry_rows, i - first_entry) : attention::AttendRow{};
+    const AttendSections& s = sections;
+    if (i < s.first_entry) return i < s.window.count ? window.row(s.window, i) : attention::AttendRow{};
+    return i < s.length ? entries.row(s.entries, i - s.first_entry) : attention::AttendRow{};
   }
 };
 

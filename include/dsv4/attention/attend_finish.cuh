@@ -70,10 +70,11 @@ struct AttendOutput {
   float empty_lse;
   bool rotate_back;
 
-  /// Writes the head's LSE, and returns what its values are divided by. One thread's.
+  /// Writes the head's LSE, and returns what its values are multiplied by: 1 / denominator, a factor so that
+  /// the accumulators' owners need no division. One thread's.
   DSV4_DEVICE float close(std::int64_t token, int head, const softmax::State& s) const {
     if (lse_or_null) lse_or_null[token * lse_stride + head] = softmax::lse(s, empty_lse);
-    return softmax::denominator(s, sink_or_null ? sink_or_null[head] : -math::kInfinity);
+    return 1.0f / softmax::denominator(s, sink_or_null ? sink_or_null[head] : -math::kInfinity);
   }
 
   /// Stores a head whose rounded values are in a warp: v[half] of lane l are channels 256 half + 8 l ...

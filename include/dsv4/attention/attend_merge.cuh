@@ -51,12 +51,12 @@ DSV4_DEVICE void attend_merge(const AttendParts& parts, const AttendOutput& out,
       }
     }
   }
-  float denominator = 0.0f;
-  if (lane == 0) denominator = out.close(token, head, state.total);
-  denominator = arch::shfl(denominator, 0);
+  float inverse = 0.0f;
+  if (lane == 0) inverse = out.close(token, head, state.total);
+  inverse = arch::shfl(inverse, 0);
   Octet<T> v[2];
   DSV4_UNROLL
-  for (int i = 0; i < 16; ++i) v[i / 8][i % 8] = from_float<T>(values[i / 8][i % 8] / denominator);
+  for (int i = 0; i < 16; ++i) v[i / 8][i % 8] = from_float<T>(values[i / 8][i % 8] * inverse);
   out.put(token, head, v, angles);
 }
 

@@ -66,6 +66,7 @@ class AttendTile {
   static constexpr int kWarps = 8;
   static constexpr int kThreads = kWarps * arch::kWarpThreads;
   static constexpr int kRows = kAttendGroup / kHalves;  // that are in shared memory together
+  static constexpr int kListBytes = 80;                 // of shared memory, for the caller's list
   static_assert(kHeads == 16 || kHeads == 32 || kHeads == 64);
   static_assert(kHalves == 1 || (kHalves == 2 && kHeads == 16), "all values in one pass over the rows");
 
@@ -79,6 +80,7 @@ class AttendTile {
   static constexpr int kRotatedWarp = 7;      // whose 64 channels are bf16 in every row
   static constexpr int kPairs = 64 / kHeads;  // of n8 tiles of channels, in a pass: 32 accumulators
   static constexpr int kPasses = 4 / kPairs;
+  static constexpr int kTogether = kTiles < 2 ? kTiles : 2;  // tiles of 16 heads scored side by side
 
   // Offsets in shared memory.
   static constexpr int kQueriesAt = 0;  // at the end: the rounded values
@@ -88,8 +90,11 @@ class AttendTile {
   static constexpr int kAddressesAt = kScalePairsAt + kScaleBlocks * kAttendGroup * 2;
   static constexpr int kPartialAt = kAddressesAt + 2 * kAttendGroup * 8;
   static constexpr int kStatisticsAt = kPartialAt + kWarps * kHeads * 4;
-  static constexpr int kAnglesAt = kStatisticsAt + 3 * kHeads * 4;
-  static constexpr int kRowsAt = kAnglesAt + AttendOutput::kRopePairs * 8;
+  static constexpr int kStatesAt = kStatisticsAt + 4 * kHeads * 4;
+  static constexpr int kListAt = kStatesAt + kHeads * static_cast<int>(sizeof(AttendState));
+  static constexpr int kRowsAt = kListAt + kListBytes;
+  static constexpr int kAnglesAt = kPartialAt;  // at the end
+  static_assert(kWarps * kHeads * 4 >= AttendOutput::kRopePairs * static_cast<int>(sizeof(math::SinCos)));
   static_assert(kRowsAt % kUnitBytes == 0);
 
  public:
@@ -97,11 +102,14 @@ class AttendTile {
   DSV4_HD static constexpr std::int64_t shared_bytes(int ring) {
     return kRowsAt + std::int64_t{ring} * kUnits * kUnitBytes;
   }
-  /// Rows of the ring: kRows, and as many of the next group as `limit` bytes hold.
+  /// Rows of the ring: kRows, and as many of the next group as fit in `limit` bytes.
   DSV4_HD static constexpr int ring_rows(std::int64_t limit) {
     const std::int64_t rows = (limit - kRowsAt) / (kUnits * kUnitBytes) / kAttendStep * kAttendStep;
     return kHalves > 1 || rows <= kRows ? kRows : rows < 2 * kRows ? static_cast<int>(rows) : 2 * kRows;
   }
+
+  /// Where the kListBytes lie; 16-byte aligned.
+  DSV4_DEVICE static std::uint8_t* list_memory(std::uint8_t* shared) { return shared + kListAt; }
 
   /// All groups, merged as they come, and what follows them.
   ///   angles  (int pair) -> math::SinCos of the token; called with out.rotate_back alone
@@ -135,7 +143,7 @@ class AttendTile {
         });
     if (tile.thread_ < kHeads && first_head + tile.thread_ < q.heads)
       parts.state[parts.at(token, group, q.heads, first_head + tile.thread_)] =
-          present ? softmax::State{tile.group_max()[tile.thread_], tile.group_sum_}
+          present ? softmax::State{tile.group_max()[tile.thread_], tile.partial(0)[tile.thread_]}
                   : softmax::State{-math::kInfinity, AttendParts::kAbsent};
   }
 
@@ -146,10 +154,6 @@ class AttendTile {
   std::uint8_t* const shared_;
   const int thread_ = static_cast<int>(arch::thread_idx().x);
   const int warp_ = arch::warp_id(), lane_ = arch::lane_id(), g_ = lane_ / 4, t_ = lane_ % 4;
-  // Of head thread_: the statistics of thread_ < kHeads.
-  AttendState state_;
-  AttendState::Factors factors_ = {};
-  float first_max_ = -math::kInfinity, group_sum_ = 0.0f;
 
   DSV4_DEVICE AttendTile(const AttendQueries& q, std::int64_t token, int first_head, int ring,
                          std::uint8_t* shared)
@@ -182,13 +186,15 @@ class AttendTile {
   DSV4_DEVICE float* group_max() const { return at<float>(kStatisticsAt); }
   DSV4_DEVICE float* old_factor() const { return at<float>(kStatisticsAt) + kHeads; }
   DSV4_DEVICE float* part_factor() const { return at<float>(kStatisticsAt) + 2 * kHeads; }
+  // Of head thread_, for thread_ < kHeads alone: not in registers, which the accumulators need.
+  DSV4_DEVICE float& first_max() const { return at<float>(kStatisticsAt)[3 * kHeads + thread_]; }
+  DSV4_DEVICE AttendState& state() const { return at<AttendState>(kStatesAt)[thread_]; }
   DSV4_DEVICE math::SinCos* angles() const { return at<math::SinCos>(kAnglesAt); }
 
   // A group that is being loaded or computed: `buffer` holds its addresses and scales, `base` is where its
-  // first row lies in the ring, `scales` where those of row thread_ are in memory.
+  // first row lies in the ring.
   struct Group {
     int number, steps, buffer, base;
-    const std::uint8_t* scales;
 
     DSV4_DEVICE int ring_row(int row, int ring) const {
       const int r = base + row;
@@ -196,18 +202,26 @@ class AttendTile {
     }
   };
 
-  // Addresses of the first group from g.number on that has rows; of the others nothing is loaded.
+  // Addresses of the first group from g.number on that has rows, and copies of its scales; of groups without
+  // rows nothing is loaded.
   template <class List, class Next>
   DSV4_DEVICE void find(Group& g, const List& list, int groups, const Next& next) const {
     for (; g.number < groups; g.number = next(g.number)) {
-      AttendRow row;
+      bool exists = false;
       if (thread_ < kAttendGroup) {
-        row = list.row(g.number * kAttendGroup + thread_);
+        const int i = g.number * kAttendGroup + thread_;
+        const AttendRow row = list.row(i);
+        exists = row.data != nullptr;
         addresses(g.buffer)[thread_] = row.data;
-        g.scales = row.scales;
+        if (list.packed(i)) {
+          auto* scales = reinterpret_cast<arch::Vec<std::uint32_t, 2>*>(scale_bytes(g.buffer)) + thread_;
+          if (exists)
+            arch::cp_async<8>(scales, row.scales);
+          else
+            *scales = {};
+        }
       }
-      // The last row that exists: steps behind it have no weight.
-      const int rows = arch::sync_threads_count(row.data != nullptr);
+      const int rows = arch::sync_threads_count(exists);
       if (rows == 0) continue;
       g.steps = list.steps(g.number);
       return;
@@ -226,8 +240,6 @@ class AttendTile {
       const int place = kHalves > 1 ? row % kRows : g.ring_row(row, ring_);
       arch::cp_async<16>(row_unit(place, unit), from ? from + unit * kUnitBytes : nowhere, from ? 16 : 0);
     }
-    if (thread_ >= first && thread_ < last && list.packed(g.number * kAttendGroup + thread_))
-      arch::cp_async<8>(scale_bytes(g.buffer) + thread_ * 8, g.scales ? g.scales : nowhere, g.scales ? 8 : 0);
   }
 
   // Queries of the tile in the order of score_operands; zeros for heads that do not exist.
@@ -250,13 +262,14 @@ class AttendTile {
   // maxima are taken alone (kSplit). True if group `full` has rows (kSplit).
   template <bool kSplit, class List, class Next, class Use>
   DSV4_DEVICE bool walk(const List& list, int groups, const Next& next, int full, const Use& use) {
-    Group now = {0, 0, 0, 0, nullptr};
+    Group now = {0, 0, 0, 0};
+    if (thread_ < kHeads) first_max() = -math::kInfinity, state() = {};
     find(now, list, groups, next);
     if (kHalves == 1 && now.number < groups) load(now, list, 0, now.steps * kAttendStep);
     load_queries();
     bool present = false;
     while (now.number < groups) {
-      Group then = {next(now.number), 0, now.buffer ^ 1, now.base + kAttendGroup, nullptr};
+      Group then = {next(now.number), 0, now.buffer ^ 1, now.base + kAttendGroup};
       if (then.base >= ring_) then.base -= ring_;
       find(then, list, groups, next);
       float score[kTiles][2][4];
@@ -310,8 +323,9 @@ class AttendTile {
     for (int i = thread_; i < (rows - early) * kLines; i += kThreads) {
       const std::uint8_t* row = addresses(g.buffer)[early + i / kLines];
       const int offset = i % kLines * kLine;
-      if (row && offset < (list.packed(g.number * kAttendGroup + early + i / kLines) ? kPackedUnits : kUnits) *
-                              kUnitBytes)
+      if (row &&
+          offset < (list.packed(g.number * kAttendGroup + early + i / kLines) ? kPackedUnits : kUnits) *
+                       kUnitBytes)
         arch::prefetch_l2(row + offset);
     }
   }
@@ -344,42 +358,42 @@ class AttendTile {
     std::uint32_t nan[2] = {};
     for (int block = 0; block < 8; ++block) {
       const bool codes = packed && block < kScaleBlocks;
-      float part[kTiles][2][4] = {};
+      std::uint32_t b[2][2][2][2];  // of 32 channels, 8 rows, a product
       DSV4_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        std::uint32_t b[2][2][2];
-        DSV4_UNROLL
-        for (int n = 0; n < 2; ++n) {
-          if (codes) {
-            const int unit = 4 * block + 2 * half + t_ / 2;
-            score_operands_e4m3(b[n], nan[n], row_unit(base + 8 * n + g_, unit) + t_ % 2 * 8);
-          } else {
-            const int unit = (packed ? 4 * kScaleBlocks : 8 * block) + 4 * half + t_;
-            score_operands_bf16(b[n], *reinterpret_cast<const arch::Vec<std::uint32_t, 4>*>(
-                                          row_unit(base + 8 * n + g_, unit)));
-          }
-        }
-        DSV4_UNROLL
-        for (int j = 0; j < 2; ++j) {
-          DSV4_UNROLL
-          for (int tile = 0; tile < kTiles; ++tile) {
-            std::uint32_t a[4];
-            arch::ldmatrix(a, query_unit(16 * tile + lane_ % 16, 8 * block + 4 * half + 2 * j + lane_ / 16));
-            DSV4_UNROLL
-            for (int n = 0; n < 2; ++n) arch::mma_m16n8k16_bf16(part[tile][n], a, b[n][j], part[tile][n]);
-          }
+      for (int i = 0; i < 4; ++i) {
+        const int half = i / 2, n = i % 2;
+        if (codes) {
+          const int unit = 4 * block + 2 * half + t_ / 2;
+          score_operands_e4m3(b[half][n], nan[n], row_unit(base + 8 * n + g_, unit) + t_ % 2 * 8);
+        } else {
+          const int unit = (packed ? 4 * kScaleBlocks : 8 * block) + 4 * half + t_;
+          score_operands_bf16(b[half][n], *reinterpret_cast<const arch::Vec<std::uint32_t, 4>*>(
+                                              row_unit(base + 8 * n + g_, unit)));
         }
       }
+      float scale[2][2];
       DSV4_UNROLL
-      for (int n = 0; n < 2; ++n) {
+      for (int i = 0; i < 4; ++i)
+        scale[i / 2][i % 2] =
+            codes ? to_float(e8m0{scales[(8 * (i / 2) + 2 * t_ + i % 2) * 8 + block]}) : 1.0f;
+      DSV4_UNROLL
+      for (int first = 0; first < kTiles; first += kTogether) {
+        float part[kTogether][2][4] = {};
         DSV4_UNROLL
-        for (int i = 0; i < 2; ++i) {
-          const float scale = codes ? to_float(e8m0{scales[(8 * n + 2 * t_ + i) * 8 + block]}) : 1.0f;
+        for (int k = 0; k < 4; ++k) {
           DSV4_UNROLL
-          for (int tile = 0; tile < kTiles; ++tile) {
-            score[tile][n][i] = math::fma(part[tile][n][i], scale, score[tile][n][i]);
-            score[tile][n][2 + i] = math::fma(part[tile][n][2 + i], scale, score[tile][n][2 + i]);
+          for (int tile = 0; tile < kTogether; ++tile) {
+            std::uint32_t a[4];
+            arch::ldmatrix(a, query_unit(16 * (first + tile) + lane_ % 16, 8 * block + 2 * k + lane_ / 16));
+            DSV4_UNROLL
+            for (int n = 0; n < 2; ++n)
+              arch::mma_m16n8k16_bf16(part[tile][n], a, b[k / 2][n][k % 2], part[tile][n]);
           }
+        }
+        DSV4_UNROLL
+        for (int i = 0; i < kTogether * 8; ++i) {
+          float& sum = score[first + i / 8][i / 4 % 2][i % 4];
+          sum = math::fma(part[i / 8][i / 4 % 2][i % 4], scale[i / 4 % 2][i % 2], sum);
         }
       }
     }
@@ -417,13 +431,13 @@ class AttendTile {
     if (thread_ < kHeads) {
       float m = -math::kInfinity;
       for (int w = 0; w < g.steps; ++w) m = math::max(m, partial(w)[thread_]);
-      if (g.number == 0) first_max_ = m;
-      m = math::max(first_max_, m);
+      if (g.number == 0) first_max() = m;
+      m = math::max(first_max(), m);
       if (!maxima_alone) {
         group_max()[thread_] = m;
-        factors_ = state_.raise(m);
-        old_factor()[thread_] = factors_.old_factor;
-        part_factor()[thread_] = factors_.part_factor;
+        const AttendState::Factors f = state().raise(m);
+        old_factor()[thread_] = f.old_factor;
+        part_factor()[thread_] = f.part_factor;
       }
     }
     if (!maxima_alone) arch::sync_threads();
@@ -454,9 +468,10 @@ class AttendTile {
     }
     arch::sync_threads();
     if (thread_ < kHeads) {
-      group_sum_ = 0.0f;
-      for (int w = 0; w < g.steps; ++w) group_sum_ += partial(w)[thread_];
-      state_.add(group_sum_, factors_);
+      float sum = 0.0f;
+      for (int w = 0; w < g.steps; ++w) sum += partial(w)[thread_];
+      partial(0)[thread_] = sum;
+      state().add(sum, {old_factor()[thread_], part_factor()[thread_]});
     }
   }
 
@@ -543,18 +558,18 @@ class AttendTile {
   template <class Angles>
   DSV4_DEVICE void finish(const AttendOutput& out, const float (&values)[kTiles][4][2][4],
                           const Angles& angle) const {
-    float* denominator = group_max();
+    float* inverse = group_max();
     if (thread_ < kHeads && first_head_ + thread_ < q_.heads)
-      denominator[thread_] = out.close(token_, first_head_ + thread_, state_.total);
+      inverse[thread_] = out.close(token_, first_head_ + thread_, state().total);
     if (out.rotate_back && thread_ < AttendOutput::kRopePairs) angles()[thread_] = angle(thread_);
     arch::sync_threads();
     DSV4_UNROLL
     for (int k = 0; k < 2 * kTiles; ++k) {
       const int head = 8 * k + g_;
       if (first_head_ + head >= q_.heads) continue;
-      const float d = denominator[head];
+      const float d = inverse[head];
       const auto rounded = [d](float x, float y) {
-        return std::uint32_t{from_float<bf16>(x / d).bits} | std::uint32_t{from_float<bf16>(y / d).bits}
+        return std::uint32_t{from_float<bf16>(x * d).bits} | std::uint32_t{from_float<bf16>(y * d).bits}
                                                                  << 16;
       };
       const auto word = [&](int channel) { return query_unit(head, channel / 8) + channel % 8 * 2; };
