@@ -115,7 +115,7 @@ inline attention::ChosenRows chosen_rows(const ops::SelectOutput& o) {
 
 /// The k best of the winners of a token's pieces. Grid: x = tokens.
 template <class Best>
-DSV4_KERNEL(Best::kThreads)
+DSV4_KERNEL_RESIDENT(Best::kThreads, 1)
 merge_winners_kernel(const DSV4_GRID_CONSTANT attention::ChosenRows out,
                      const DSV4_GRID_CONSTANT attention::Winners winners, Visible visible,
                      attention::RowSplit split) {
