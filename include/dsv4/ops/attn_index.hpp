@@ -70,14 +70,19 @@ inline namespace DSV4_FLAVOUR {
 /// Deterministic; no workspace; does not synchronise.
 [[nodiscard]] DSV4_API Status attn_index_scores(const AttnIndexScoresParams& p, Stream stream) noexcept;
 
-/// Exact: the set and order of a full sort. Each score is read once.
+/// Exact: the set and order of a full sort. Each score is read once. Deterministic at any number of ties. A
+/// token's result does not depend on the others, nor on max_entries beyond what it sees: a captured graph may
+/// be replayed with any lengths up to that. Two launches at most.
 [[nodiscard]] DSV4_API Status attn_select(const AttnSelectParams& p, Stream stream) noexcept;
 
-/// attn_index_scores, then attn_select, without the matrix of scores: equal to the two bit for bit. The
-/// workspace grows with tokens, k and max_entries / 8192 at most.
+/// attn_index_scores, then attn_select, without the matrix of scores: equal to the two bit for bit. Two
+/// launches at most; one where tokens are many or rows short.
 [[nodiscard]] DSV4_API Status attn_index_select(const AttnIndexSelectParams& p, Stream stream) noexcept;
 
-/// Bytes of workspace, 256-byte aligned. Pure; monotone in every size.
+/// Bytes of workspace, 256-byte aligned. Pure; monotone in every size, so that what serves the largest
+/// problem serves all. At most 512 * 8 bytes for each of k, whatever the tokens and entries: long rows of few
+/// tokens are shared out among as many blocks, which hand on k pairs each. Nothing where rows are short (less
+/// than 16384 scores, 2048 keys).
 [[nodiscard]] DSV4_API std::size_t attn_select_workspace_bytes(const AttnSelectParams& p) noexcept;
 [[nodiscard]] DSV4_API std::size_t attn_index_select_workspace_bytes(const AttnIndexSelectParams& p) noexcept;
 }  // namespace DSV4_FLAVOUR
