@@ -5,7 +5,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
   cat <<'USAGE'
-usage: tools/gpu_check.sh [--prepare FILE.tar.gz] [--build-only ARCHITECTURE] [--no-bench]
+usage: tools/gpu_check.sh [--prepare FILE.tar.gz] [--build-only ARCHITECTURE] [--no-bench] [--all]
 
 Builds for this machine's GPU alone (build/gpu), then runs
   conformance   every wrapper of dsv4/arch against what the SIMT machine gives
@@ -18,12 +18,14 @@ package. Where CMake is missing or too old, --prepare on another machine packs i
                        unpack it there and run tools/gpu_check.sh
   --build-only ARCH    builds for sm_ARCH and runs nothing: does everything compile?
   --no-bench           without the benchmarks
+  --all                benchmarks at every shape, without a limit of time; else the common ones, and 150 seconds,
+                       so that the whole takes about 8 minutes
 
 Exit: 0 all passed, or no GPU; 1 something failed; 2 could not run.
 USAGE
 }
 
-prepare='' build_only='' bench=1
+prepare='' build_only='' bench=1 extent=(--seconds 150)
 while [[ $# -gt 0 ]]; do
   case "$1" in
     -h | --help) usage && exit 0 ;;
@@ -32,6 +34,7 @@ while [[ $# -gt 0 ]]; do
     --build-only) [[ "${2:-}" =~ ^[0-9]+[af]?$ ]] || die "--build-only needs an architecture, e.g. 90a"
       build_only="$2" && shift 2 ;;
     --no-bench) bench=0 && shift ;;
+    --all) extent=(--all) && shift ;;
     *) usage >&2 && exit 2 ;;
   esac
 done
@@ -114,9 +117,9 @@ sanitizer="$(command -v compute-sanitizer || true)"
 if [[ -x "$sanitizer" ]]; then
   for tool in memcheck racecheck; do
     # Bounded: a sanitizer that hangs must not take the time of the rest.
-    run "$tool of conformance" timeout 90 "$sanitizer" --tool "$tool" --error-exitcode 9 \
+    run "$tool of conformance" timeout 60 "$sanitizer" --tool "$tool" --error-exitcode 9 \
       "$build/tests/gpu/dsv4_conformance_cuda" "$expected"
-    run "$tool of ops" timeout 90 "$sanitizer" --tool "$tool" --error-exitcode 9 "$build/tests/gpu/dsv4_gpu_test" --small
+    run "$tool of ops" timeout 60 "$sanitizer" --tool "$tool" --error-exitcode 9 "$build/tests/gpu/dsv4_gpu_test" --small
   done
 else
   echo "compute-sanitizer is not installed: left out"
@@ -126,7 +129,7 @@ if [[ $bench -eq 1 ]]; then
   device="$(nvidia-smi --query-gpu=name --format=csv,noheader -i 0 | tr 'A-Z ' 'a-z-' | tr -cd 'a-z0-9-')"
   result="bench/results/$device-$(date +%F).json"
   mkdir -p bench/results
-  benchmarks() { "$build/bench/gpu/dsv4_gpu_bench" --save "$result" >"$build/bench.log"; }
+  benchmarks() { "$build/bench/gpu/dsv4_gpu_bench" "${extent[@]}" --save "$result" >"$build/bench.log"; }
   run benchmarks benchmarks
 fi
 

@@ -54,8 +54,12 @@ std::string verdict(const Result& r, double copy_share) {
 Bench::Bench(const Options& options)
     : options_(options), copy_gb_s_(measure_copy(timer_)), mma_tflop_s_(measure_mma(timer_)) {}
 
-bool Bench::wanted(const std::string& name, bool common) const {
-  return (common || options_.all) && name.find(options_.filter) != std::string::npos;
+bool Bench::wanted(const std::string& name, bool common) {
+  if (!(common || options_.all) || name.find(options_.filter) == std::string::npos) return false;
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin_;
+  if (options_.seconds <= 0 || elapsed.count() < options_.seconds) return true;
+  too_late_ = true;
+  return false;
 }
 
 bool Bench::fits(const std::string& name, double bytes) const {
@@ -117,6 +121,7 @@ void Bench::report() const {
                   i + 1 < results_.size() ? "," : "");
     json += line;
   }
+  if (too_late_) std::printf("others were left out: --seconds are over\n");
   if (options_.save.empty()) return;
   std::ofstream file(options_.save);
   file << json << "]\n}\n";

@@ -8,6 +8,7 @@
 #include "bench/gpu/arena.hpp"
 #include "bench/gpu/timer.hpp"
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -42,14 +43,15 @@ struct Options {
   bool all = false;    // every shape; else those that a quick look needs
   std::string filter;  // only names that contain it
   std::string save;    // JSON file, or empty
+  double seconds = 0;  // no further benchmark begins after so long; 0 = no limit
 };
 
 class Bench {
  public:
   explicit Bench(const Options& options);
 
-  /// Is a shape to be measured? common: also without --all.
-  bool wanted(const std::string& name, bool common) const;
+  /// Is a shape to be measured? common: also without --all. None is once the time is over.
+  bool wanted(const std::string& name, bool common);
 
   /// Is there device memory for that much (and some more)? Says so where there is not.
   bool fits(const std::string& name, double bytes) const;
@@ -71,6 +73,8 @@ class Bench {
 
  private:
   Options options_;
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+  bool too_late_ = false;
   Timer timer_;
   double copy_gb_s_ = 0, mma_tflop_s_ = 0;
   std::vector<Result> results_;

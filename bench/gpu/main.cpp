@@ -3,6 +3,7 @@
 #include "bench/gpu/bench.hpp"
 
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <string>
 #include <string_view>
@@ -17,13 +18,16 @@ int main(int argc, char** argv) {
       options.all = true;
     } else if (argument == "--filter" && i + 1 < argc) {
       options.filter = argv[++i];
+    } else if (argument == "--seconds" && i + 1 < argc) {
+      options.seconds = std::atof(argv[++i]);
     } else if (argument == "--save" && i + 1 < argc) {
       options.save = argv[++i];
     } else {
       std::fprintf(stderr,
-                   "usage: %s [--all] [--filter TEXT] [--save FILE]\n"
+                   "usage: %s [--all] [--filter TEXT] [--seconds N] [--save FILE]\n"
                    "  --all     every shape, not only the common ones\n"
                    "  --filter  only benchmarks whose name contains TEXT\n"
+                   "  --seconds no further benchmark begins after N seconds\n"
                    "  --save    the table as JSON\n",
                    argv[0]);
       return 2;

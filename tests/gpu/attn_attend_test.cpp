@@ -151,7 +151,7 @@ std::vector<std::int32_t> positions_of(const Case& c, int round) {
 /// moves o by 2^-8 of the largest value (6) at most; then o itself is rounded.
 struct Bound {
   double score = sum_bound(kDim, 1) / std::sqrt(512.0);
-  Agreement o() const { return {6 * (0x1p-8 + 2 * score), 0x1p-7, 0.25}; }
+  Agreement o() const { return {6 * (0x1p-8 + 2 * score), 0x1p-7, 0.05}; }
   Agreement lse() const { return {score + 1e-5, 0x1p-20, 1}; }
 };
 
