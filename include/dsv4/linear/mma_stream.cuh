@@ -17,6 +17,10 @@ struct GlobalRows {
   const float* scales;
   std::int64_t tokens, cols, stride, scales_stride;
 
+  /// A token's channels; null where there is no such token.
+  DSV4_DEVICE const bf16* row(std::int64_t token) const {
+    return token < tokens ? x + token * stride : nullptr;
+  }
   /// 8 channels; zeros outside.
   DSV4_DEVICE MmaWords words(std::int64_t token, std::int64_t channel) const {
     if (token >= tokens || channel >= cols) return {};

@@ -40,30 +40,31 @@ struct MmaTile {
   };
 
   /// y for tokens [first_token, + kTokens) and rows [first_row, + kRows), as far as they exist.
-  ///   x  scales_stride a multiple of 4 and scales 16-byte aligned, with kXScaled
+  ///   X  row(token), x, cols and, with kXScaled, scales, scales_stride and tokens, as GlobalRows;
+  ///      scales_stride a multiple of 4 and scales 16-byte aligned
+  ///   Y  store(sum, first_row, first_token), as MmaOutput
   /// Called by all threads of a block; synchronises.
-  template <bool kXScaled>
-  DSV4_DEVICE static void run(const typename Weights::Matrix& w, const GlobalRows& x, const MmaOutput& y,
+  template <bool kXScaled, class X, class Y>
+  DSV4_DEVICE static void run(const typename Weights::Matrix& w, const X& x, const Y& y,
                               std::int64_t first_row, std::int64_t first_token, Shared& shared) {
     // Up to 32 tokens are one tile: nobody else reads these weights.
     constexpr arch::Cache kCache = kTokens < 64 ? arch::Cache::kStreaming : arch::Cache::kDefault;
     const int lane = arch::lane_id();
     const std::int64_t row = first_row + arch::warp_id() * kMmaRows;
-    const std::int64_t chunks = (w.cols + kMmaChunk - 1) / kMmaChunk;
-    const auto scale_of = [&](std::int64_t chunk) {
-      return row < w.rows ? Weights::scale(w, row, chunk) : 1.0f;
-    };
+    const int chunks = static_cast<int>((w.cols + kMmaChunk - 1) / kMmaChunk);
+    const auto scale_of = [&](int chunk) { return row < w.rows ? Weights::scale(w, row, chunk) : 1.0f; };
+    const Loader<X> loader(x, first_token);
     WeightChunk<Weights, kCache> weights;
-    issue<kXScaled>(shared.stage[0], x, first_token, 0);
+    loader.template issue<kXScaled>(shared.stage[0], x, first_token, 0);
     weights.load_all(w, row, 0);
     float w_scale = scale_of(0);
     arch::Vec<float, 4> total[kTiles] = {};
-    for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+    for (int chunk = 0; chunk < chunks; ++chunk) {
       arch::cp_async_wait_all();
       arch::sync_threads();  // this chunk's activations are there, and everyone is done with the other stage
       const Stage& stage = shared.stage[chunk % 2];
       const bool more = chunk + 1 < chunks;
-      if (more) issue<kXScaled>(shared.stage[(chunk + 1) % 2], x, first_token, chunk + 1);
+      if (more) loader.template issue<kXScaled>(shared.stage[(chunk + 1) % 2], x, first_token, chunk + 1);
       float part[kTiles][4] = {};
       multiply_chunk(
           part, weights,
@@ -93,30 +94,46 @@ struct MmaTile {
   }
 
  private:
-  // A chunk of the tile's activations on its way into a stage; zeros for what does not exist.
-  template <bool kXScaled>
-  DSV4_DEVICE static void issue(Stage& stage, const GlobalRows& x, std::int64_t first_token,
-                                std::int64_t chunk) {
-    constexpr int kVectors = kMmaChunk / 8;
-    static_assert(kTokens * kVectors % kThreads == 0, "as many pieces for every thread");
-    const int thread = static_cast<int>(arch::thread_idx().x);
-    DSV4_UNROLL
-    for (int i = 0; i < kTokens * kVectors / kThreads; ++i) {
-      const int piece = thread + i * kThreads, token = piece / kVectors, channel = piece % kVectors * 8;
-      const std::int64_t t = first_token + token, c = chunk * kMmaChunk + channel;
-      const bool exists = t < x.tokens && c < x.cols;
-      arch::cp_async<16>(stage.x + token * kMmaChunk + swizzled<Weights>(token, channel),
-                         exists ? x.x + t * x.stride + c : x.x, exists ? 16 : 0);
-    }
-    if constexpr (kXScaled) {
-      if (thread < kTokens / 4) {
-        const bool exists = first_token + thread * 4 < x.tokens;
-        arch::cp_async<16>(stage.scales + thread * 4,
-                           exists ? x.scales + chunk * x.scales_stride + first_token + thread * 4 : x.scales,
-                           exists ? 16 : 0);
+  // The 16-byte pieces of the activations that a thread brings into shared memory, the same in every chunk.
+  template <class X>
+  struct Loader {
+    static constexpr int kVectors = kMmaChunk / 8;
+    static constexpr int kPieces = (kTokens * kVectors + kThreads - 1) / kThreads;
+
+    const bf16* source[kPieces];  // at channel 0 of the chunk; null = zeros
+
+    DSV4_DEVICE Loader(const X& x, std::int64_t first_token) {
+      DSV4_UNROLL
+      for (int i = 0; i < kPieces; ++i) {
+        const int piece = static_cast<int>(arch::thread_idx().x) + i * kThreads;
+        const bf16* row = piece / kVectors < kTokens ? x.row(first_token + piece / kVectors) : nullptr;
+        source[i] = row ? row + piece % kVectors * 8 : nullptr;
       }
     }
-  }
+
+    // A chunk on its way into a stage.
+    template <bool kXScaled>
+    DSV4_DEVICE void issue(Stage& stage, const X& x, std::int64_t first_token, int chunk) const {
+      const int thread = static_cast<int>(arch::thread_idx().x);
+      DSV4_UNROLL
+      for (int i = 0; i < kPieces; ++i) {
+        const int piece = thread + i * kThreads, token = piece / kVectors, channel = piece % kVectors * 8;
+        if (token >= kTokens) continue;
+        const bool exists = source[i] && std::int64_t{chunk} * kMmaChunk + channel < x.cols;
+        arch::cp_async<16>(stage.x + token * kMmaChunk + swizzled<Weights>(token, channel),
+                           exists ? source[i] + std::int64_t{chunk} * kMmaChunk : x.x, exists ? 16 : 0);
+      }
+      if constexpr (kXScaled) {
+        if (thread < kTokens / 4) {
+          const bool exists = first_token + thread * 4 < x.tokens;
+          arch::cp_async<16>(
+              stage.scales + thread * 4,
+              exists ? x.scales + chunk * x.scales_stride + first_token + thread * 4 : x.scales,
+              exists ? 16 : 0);
+        }
+      }
+    }
+  };
 };
 
 }  // namespace dsv4::linear::inline DSV4_FLAVOUR
