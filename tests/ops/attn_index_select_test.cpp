@@ -160,6 +160,7 @@ TEST_CASE("attn_index_select does not depend on the batch, the bound or the sche
     run_index_select(p, idx);
     REQUIRE_ROWS(idx, want);
   }
+  p.queries.max_entries = 5000;
   under_all_policies([&] {
     simt::Options own = simt::options();
     own.rounding = rounding;
