@@ -136,12 +136,15 @@ void compress(Bench& bench, std::int32_t ratio, std::int64_t sequences, std::int
       .max_rollback = kRollback,
       .rope_dim = kRope,
       .eps = 1e-6f};
-  // Projections in, entries out, and what a state must keep: for a decoded token one row of it, and with an
-  // entry complete the rows (CSA: 2 ratio) or the running sums (HCA) that the entry is made of.
+  // Projections in and entries out. Of the state, a decoded token reads the older rows that its entry is made
+  // of (CSA: 7, of one half each; HCA: those not folded yet, and the sums, which go back with 16 rows more)
+  // and writes its own; prefill writes the newest rows that a rollback may need.
   const auto work_of = [&](std::int64_t dim, std::int64_t entry_bytes) {
-    const std::int64_t width = ratio == 4 ? 2 * dim : dim;
-    const std::int64_t state = ratio == 4 ? (decode ? 7 : 4) * 2 * dim * 4 : 3 * dim * 4;
-    return static_cast<double>(tokens * 2 * width * 4 + sequences * (entries * entry_bytes + 2 * state));
+    const std::int64_t width = ratio == 4 ? 2 * dim : dim, row = 2 * width * 4, half = 2 * dim * 4;
+    const std::int64_t sums = ratio == 4 ? 0 : 3 * dim * 4, kept = ratio == 4 ? 7 : 15;
+    const std::int64_t state =
+        decode ? (ratio == 4 ? 7 : 31) * half + 2 * sums + row : (kRollback + kept) * row + sums;
+    return static_cast<double>(tokens * row + sequences * (entries * entry_bytes + state));
   };
   double bytes = work_of(kDim, main.entry_bytes);
   if (ratio == 4) {
