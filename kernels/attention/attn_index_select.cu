@@ -22,8 +22,8 @@ struct Selection {
 template <class Scorer, int kMaxK>
 using ScoredTopK = attention::TopK<Scorer::kThreads, kMaxK, Scorer::kTile>;
 
-// Grid: x = tokens * pieces. Blocks that run together share a piece: the tokens of a prefill find its keys in
-// L2.
+// Grid: x = tokens * pieces. The last tokens come first: in a prefill they see the most. Its blocks that run
+// together walk over the same keys and find them in L2.
 template <class Scorer, int kMaxK>
 DSV4_KERNEL_RESIDENT(Scorer::kThreads, 1)
 index_select_kernel(const DSV4_GRID_CONSTANT typename Scorer::Problem problem,
