@@ -42,6 +42,15 @@ DSV4_DEVICE void increase_registers(DSV4_LOC_ONLY) {
 #endif
 }
 
+/// x, of which the compiler no longer knows where it came from: what is computed from it is computed after
+/// this, and not kept in registers from before.
+DSV4_DEVICE int opaque(int x) {
+#if !defined(DSV4_SIMT_EMULATION)
+  asm volatile("" : "+r"(x));
+#endif
+  return x;
+}
+
 }  // namespace dsv4::arch::inline DSV4_FLAVOUR
 
 #undef DSV4_ARCH_HAS_SETMAXNREG

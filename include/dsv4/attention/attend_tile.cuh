@@ -23,6 +23,7 @@
 #include <dsv4/arch/barrier.cuh>
 #include <dsv4/arch/cp_async.cuh>
 #include <dsv4/arch/mma.cuh>
+#include <dsv4/arch/registers.cuh>
 #include <dsv4/arch/warp.cuh>
 #include <dsv4/attention/attend_finish.cuh>
 #include <dsv4/attention/attend_fragments.cuh>
@@ -90,8 +91,7 @@ class AttendTile {
   static constexpr int kAddressesAt = kScalePairsAt + kScaleBlocks * kAttendGroup * 2;
   static constexpr int kPartialAt = kAddressesAt + 2 * kAttendGroup * 8;
   static constexpr int kStatisticsAt = kPartialAt + kWarps * kHeads * 4;
-  static constexpr int kStatesAt = kStatisticsAt + 4 * kHeads * 4;
-  static constexpr int kListAt = kStatesAt + kHeads * static_cast<int>(sizeof(AttendState));
+  static constexpr int kListAt = kStatisticsAt + 6 * kHeads * 4;
   static constexpr int kRowsAt = kListAt + kListBytes;
   static constexpr int kAnglesAt = kPartialAt;  // at the end
   static_assert(kWarps * kHeads * 4 >= AttendOutput::kRopePairs * static_cast<int>(sizeof(math::SinCos)));
@@ -152,8 +152,16 @@ class AttendTile {
   const std::int64_t token_;
   const int first_head_, ring_;
   std::uint8_t* const shared_;
-  const int thread_ = static_cast<int>(arch::thread_idx().x);
-  const int warp_ = arch::warp_id(), lane_ = arch::lane_id(), g_ = lane_ / 4, t_ = lane_ % 4;
+  int thread_ = static_cast<int>(arch::thread_idx().x);
+  const int warp_ = arch::warp_id();
+  int lane_ = arch::lane_id(), g_ = lane_ / 4, t_ = lane_ % 4;
+
+  // Makes the compiler compute addresses where they are used: kept from group to group, they would cost more
+  // registers than the accumulators leave.
+  DSV4_DEVICE void forget_addresses() {
+    thread_ = arch::opaque(thread_);
+    lane_ = thread_ % arch::kWarpThreads, g_ = lane_ / 4, t_ = lane_ % 4;
+  }
 
   DSV4_DEVICE AttendTile(const AttendQueries& q, std::int64_t token, int first_head, int ring,
                          std::uint8_t* shared)
@@ -188,7 +196,13 @@ class AttendTile {
   DSV4_DEVICE float* part_factor() const { return at<float>(kStatisticsAt) + 2 * kHeads; }
   // Of head thread_, for thread_ < kHeads alone: not in registers, which the accumulators need.
   DSV4_DEVICE float& first_max() const { return at<float>(kStatisticsAt)[3 * kHeads + thread_]; }
-  DSV4_DEVICE AttendState& state() const { return at<AttendState>(kStatesAt)[thread_]; }
+  DSV4_DEVICE AttendState state() const {
+    return {{at<float>(kStatisticsAt)[4 * kHeads + thread_], at<float>(kStatisticsAt)[5 * kHeads + thread_]}};
+  }
+  DSV4_DEVICE void set_state(const AttendState& s) const {
+    at<float>(kStatisticsAt)[4 * kHeads + thread_] = s.total.max;
+    at<float>(kStatisticsAt)[5 * kHeads + thread_] = s.total.sum;
+  }
   DSV4_DEVICE math::SinCos* angles() const { return at<math::SinCos>(kAnglesAt); }
 
   // A group that is being loaded or computed: `buffer` holds its addresses and scales, `base` is where its
@@ -263,7 +277,7 @@ class AttendTile {
   template <bool kSplit, class List, class Next, class Use>
   DSV4_DEVICE bool walk(const List& list, int groups, const Next& next, int full, const Use& use) {
     Group now = {0, 0, 0, 0};
-    if (thread_ < kHeads) first_max() = -math::kInfinity, state() = {};
+    if (thread_ < kHeads) first_max() = -math::kInfinity, set_state({});
     find(now, list, groups, next);
     if (kHalves == 1 && now.number < groups) load(now, list, 0, now.steps * kAttendStep);
     load_queries();
@@ -272,6 +286,7 @@ class AttendTile {
       Group then = {next(now.number), 0, now.buffer ^ 1, now.base + kAttendGroup};
       if (then.base >= ring_) then.base -= ring_;
       find(then, list, groups, next);
+      forget_addresses();
       float score[kTiles][2][4];
       if constexpr (kHalves == 1) {
         arch::cp_async_wait_all();
@@ -285,6 +300,7 @@ class AttendTile {
           arch::sync_threads();
         }
       }
+      forget_addresses();
       const bool maxima_alone = kSplit && now.number != full;
       statistics(score, now, maxima_alone);
       if (!maxima_alone) {
@@ -292,6 +308,7 @@ class AttendTile {
         present = true;
         DSV4_UNROLL
         for (int pass = 0; pass < kPasses; ++pass) {
+          forget_addresses();
           float part[kTiles][kPairs][2][4] = {};
           for (int step = 0; step < now.steps; ++step) {
             if (kHalves > 1 && step > 0 && step % (kRows / kAttendStep) == 0) {
@@ -367,8 +384,9 @@ class AttendTile {
           score_operands_e4m3(b[half][n], nan[n], row_unit(base + 8 * n + g_, unit) + t_ % 2 * 8);
         } else {
           const int unit = (packed ? 4 * kScaleBlocks : 8 * block) + 4 * half + t_;
-          score_operands_bf16(b[half][n], *reinterpret_cast<const arch::Vec<std::uint32_t, 4>*>(
-                                              row_unit(base + 8 * n + g_, unit)));
+          const auto w =
+              *reinterpret_cast<const arch::Vec<std::uint32_t, 4>*>(row_unit(base + 8 * n + g_, unit));
+          score_operands_bf16(b[half][n], w);
         }
       }
       float scale[2][2];
@@ -435,7 +453,9 @@ class AttendTile {
       m = math::max(first_max(), m);
       if (!maxima_alone) {
         group_max()[thread_] = m;
-        const AttendState::Factors f = state().raise(m);
+        AttendState s = state();
+        const AttendState::Factors f = s.raise(m);
+        set_state(s);
         old_factor()[thread_] = f.old_factor;
         part_factor()[thread_] = f.part_factor;
       }
@@ -471,7 +491,9 @@ class AttendTile {
       float sum = 0.0f;
       for (int w = 0; w < g.steps; ++w) sum += partial(w)[thread_];
       partial(0)[thread_] = sum;
-      state().add(sum, {old_factor()[thread_], part_factor()[thread_]});
+      AttendState s = state();
+      s.add(sum, {old_factor()[thread_], part_factor()[thread_]});
+      set_state(s);
     }
   }
 
@@ -578,8 +600,8 @@ class AttendTile {
         scatter(
             values[k / 2][pair], k % 2, pair,
             [&](int channel, const float(&x)[4]) {
-              *reinterpret_cast<arch::Vec<std::uint32_t, 2>*>(word(channel)) = {
-                  {rounded(x[0], x[1]), rounded(x[2], x[3])}};
+              *reinterpret_cast<std::uint64_t*>(word(channel)) =
+                  rounded(x[0], x[1]) | std::uint64_t{rounded(x[2], x[3])} << 32;
             },
             [&](int channel, float x, float y) {
               *reinterpret_cast<std::uint32_t*>(word(channel)) = rounded(x, y);
