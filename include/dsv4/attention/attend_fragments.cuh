@@ -39,7 +39,7 @@ struct RowTile {
 
 // ---- e4m3 to bf16 ----------------------------------------------------------------------------------------
 // The 7 bits of an e4m3 magnitude, put at the end of a bf16's, are its value times 2^-120, subnormals
-// included. NaN codes become +-480; has_nan_code finds them.
+// included. NaN codes become +-480; nan_codes finds them.
 
 /// The codes of bytes 0 and 2 of a word.
 DSV4_DEVICE std::uint32_t even_codes(std::uint32_t w) {

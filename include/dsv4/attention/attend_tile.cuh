@@ -57,7 +57,9 @@ struct AttendQueries {
 ///   kHalves  2: half a group in shared memory at a time, the second half loaded twice; 16 heads alone. For
 ///            devices with little shared memory.
 /// List names a token's rows by their position in the list:
-///   int groups() const; AttendRow row(int i) const; bool packed(int i) const   (the same for 16 rows)
+///   int groups() const, steps(int group) const    steps of 16 positions that the group has
+///   AttendRow row(int i) const                    data null = no row, beyond the end too
+///   bool packed(int i) const                      the format, the same for the 16 positions of a step
 template <int kHeads_, bool kPacked_, int kHalves_ = 1>
 class AttendTile {
  public:
