@@ -139,11 +139,11 @@ Status launch_linear(const char* name, const LinearMultiParams& p, Stream stream
   if (!s.ok()) return s;
   if (p.dtype == DType::kF32) {
     if constexpr (kHasF32) {
-      const LinearProblem problem = problem_of(p, prepared, kExactWarps * kExactRows);
+      const LinearProblem problem = problem_of(p, prepared, kExactRows);
       return arch::launch(
           name, linear_exact_kernel,
           {.grid = {static_cast<unsigned>(problem.row_blocks * ceil_div(p.tokens, kExactTokens)), 1, 1},
-           .block = {kExactWarps * arch::kWarpThreads, 1, 1},
+           .block = {kExactRows * kExactTokens, 1, 1},
            .overlap_previous = true},
           stream, problem);
     }
@@ -170,7 +170,7 @@ Status run(const LinearMultiParams& p, Stream stream) {
   std::int64_t row_blocks = 0;
   const bool f32 = p.dtype == DType::kF32;
   for (int i = 0; i < p.count; ++i)
-    row_blocks += ceil_div(p.parts[i].n, f32 ? kExactWarps * kExactRows : linear::kMmaRows * kLinearWarps);
+    row_blocks += ceil_div(p.parts[i].n, f32 ? kExactRows : linear::kMmaRows * kLinearWarps);
   blocks = std::max(blocks, row_blocks * ceil_div(p.tokens, f32 ? kExactTokens : kStreamTokens));
   c.template require<"tokens", "and rows must fit a grid of 2^31-1 blocks">(blocks <= INT32_MAX, blocks,
                                                                             INT32_MAX);

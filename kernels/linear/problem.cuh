@@ -3,7 +3,8 @@
 
 #include <dsv4/arch/index.cuh>
 #include <dsv4/arch/pdl.cuh>
-#include <dsv4/linear/dot_tile.cuh>
+#include <dsv4/core/math.hpp>
+#include <dsv4/core/reduce.hpp>
 #include <dsv4/linear/mma_input.cuh>
 #include <dsv4/linear/mma_stream.cuh>
 #include <dsv4/linear/mma_tile.cuh>
@@ -152,56 +153,44 @@ struct Fp8Row {
   }
 };
 
-inline constexpr int kExactWarps = 4;
-inline constexpr int kExactRows = 4;    // weight rows of a warp
-inline constexpr int kExactTokens = 4;  // of a block
+inline constexpr int kExactRows = arch::kWarpThreads;  // weight rows of a block, one a lane
+inline constexpr int kExactTokens = 4;                 // of a block, one a warp
 
-// The canonical order, for f32 activations. Grid as that of the tile kernel.
-DSV4_KERNEL(kExactWarps* arch::kWarpThreads)
+// The canonical order, for f32 activations: a thread a sum, so that nothing is exchanged. Grid as that of the
+// tile kernel.
+DSV4_KERNEL(kExactRows* kExactTokens)
 linear_exact_kernel(const DSV4_GRID_CONSTANT LinearProblem p) {
   const std::int64_t token_tiles = (p.tokens + kExactTokens - 1) / kExactTokens;
   const std::int64_t block = arch::block_idx().x / token_tiles;
-  const std::int64_t t0 = arch::block_idx().x % token_tiles * kExactTokens;
+  const std::int64_t t = arch::block_idx().x % token_tiles * kExactTokens + arch::warp_id();
   const LinearMatrix& m = p.matrices[p.find(block)];
   arch::allow_next_grid();
   arch::wait_for_previous_grid();
-  const std::int64_t r0 = ((block - m.first_block) * kExactWarps + arch::warp_id()) * kExactRows;
-  if (r0 >= m.rows) return;
-  const float* x[kExactTokens];
-  DSV4_UNROLL
-  for (int i = 0; i < kExactTokens; ++i) {  // beyond the end: a row again, not stored
-    const std::int64_t t = t0 + i < p.tokens ? t0 + i : p.tokens - 1;
-    x[i] = static_cast<const float*>(m.x) + t * m.x_stride;
-  }
-  float sum[kExactTokens][kExactRows];
-  const auto multiply = [&](auto row_of) {
-    decltype(row_of(std::int64_t{0})) w[kExactRows];
-    DSV4_UNROLL
-    for (int i = 0; i < kExactRows; ++i) w[i] = row_of(r0 + i < m.rows ? r0 + i : m.rows - 1);
-    linear::warp_dot_tile(sum, x, w, static_cast<int>(p.k));
-  };
-  if (m.format == ops::WeightFormat::kF32)
-    multiply([&](std::int64_t r) { return static_cast<const float*>(m.data) + r * m.stride; });
-  else if (m.format == ops::WeightFormat::kBf16)
-    multiply([&](std::int64_t r) { return static_cast<const bf16*>(m.data) + r * m.stride; });
-  else
-    multiply([&](std::int64_t r) {
-      return Fp8Row{static_cast<const e4m3*>(m.data) + r * m.stride,
-                    m.scales + (m.scales_row + r) / linear::kFp8Tile * m.scales_stride};
-    });
-  if (arch::lane_id() != 0) return;
-  DSV4_UNROLL
-  for (int i = 0; i < kExactTokens; ++i) {
-    DSV4_UNROLL
-    for (int r = 0; r < kExactRows; ++r) {
-      if (t0 + i >= p.tokens || r0 + r >= m.rows) continue;
-      const std::int64_t at = (t0 + i) * m.y_stride + r0 + r;
-      if (m.y_f32)
-        static_cast<float*>(m.y)[at] = sum[i][r];
-      else
-        static_cast<bf16*>(m.y)[at] = from_float<bf16>(sum[i][r]);
+  const std::int64_t r = (block - m.first_block) * kExactRows + arch::lane_id();
+  if (t >= p.tokens || r >= m.rows) return;
+  const float* const x = static_cast<const float*>(m.x) + t * m.x_stride;
+  const auto dot = [&](const auto& w) {
+    float partial[kReduceLanes] = {};
+    for (std::int64_t k = 0; k < p.k; k += kReduceLanes) {
+      DSV4_UNROLL
+      for (int l = 0; l < kReduceLanes; ++l)
+        if (k + l < p.k) partial[l] = math::fma(x[k + l], to_float(w[static_cast<int>(k + l)]), partial[l]);
     }
-  }
+    return tree_sum(partial);
+  };
+  float sum;
+  if (m.format == ops::WeightFormat::kF32)
+    sum = dot(static_cast<const float*>(m.data) + r * m.stride);
+  else if (m.format == ops::WeightFormat::kBf16)
+    sum = dot(static_cast<const bf16*>(m.data) + r * m.stride);
+  else
+    sum = dot(Fp8Row{static_cast<const e4m3*>(m.data) + r * m.stride,
+                     m.scales + (m.scales_row + r) / linear::kFp8Tile * m.scales_stride});
+  const std::int64_t at = t * m.y_stride + r;
+  if (m.y_f32)
+    static_cast<float*>(m.y)[at] = sum;
+  else
+    static_cast<bf16*>(m.y)[at] = from_float<bf16>(sum);
 }
 
 }  // namespace dsv4::kernels::inline DSV4_FLAVOUR
