@@ -155,6 +155,7 @@ void CpuBackend<T>::compress(const CompressorWeights& w, const Operand& x, int b
   }
   for (const Segment& s : batch.segments) {
     CompressorState& state = index ? s.state->block(b).index : s.state->block(b).main;
+    state.running.clear();
     for (std::int64_t t = std::max<std::int64_t>(0, s.count - state.ring); t < s.count; ++t)
       state.rows.write((s.start + t) % state.ring, projected.row(s.first + t));
   }

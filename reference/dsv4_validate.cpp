@@ -1,6 +1,6 @@
 // dsv4_validate: a forward pass against recorded activations.
 #include "reference/error.hpp"
-#include "reference/op_backend/run_simt.hpp"
+#include "reference/op_backend/run.hpp"
 #include "reference/validate/limits.hpp"
 #include "reference/validate/recording.hpp"
 #include "reference/validate/report.hpp"
@@ -77,6 +77,15 @@ void parse_calls(const std::string& text, validation::Options& options) {
     throw InputError(fmt::format("--calls: {} ends before it begins", text));
 }
 
+validation::Runner runner_of(const std::string& backend) {
+  if (backend == "simt") return validation::run_on_simt;
+#if defined(DSV4_WITH_CUDA)
+  return validation::run_on_cuda;
+#else
+  throw InputError("--backend cuda: built without CUDA (DSV4_CUDA=ON builds it)");
+#endif
+}
+
 int run(int argc, char** argv) {
   CLI::App app(kAbout);
   app.footer(kExits);
@@ -86,10 +95,13 @@ int run(int argc, char** argv) {
   app.add_option("--weights", weights, "checkpoint: a safetensors file, its index JSON, or the folder");
   app.add_option("--recording", recording_path, "safetensors file of recorded activations");
   app.add_option("--mode", mode, "free or staged")->check(CLI::IsMember({"free", "staged"}));
-  app.add_option("--backend", backend,
-                 "cpu: the primitives (default); simt: the ops, their kernels on the SIMT machine")
-      ->check(CLI::IsMember({"cpu", "simt"}));
-  app.add_flag("--fused", options.fused, "simt: fused ops in place of their chains, where there are any");
+  app.add_option(
+         "--backend", backend,
+         "cpu: the primitives (default); simt: the ops, their kernels on the SIMT machine; cuda: the\n"
+         "ops on a GPU, in builds with DSV4_CUDA (exact recordings need DSV4_KERNELS_F32 too)")
+      ->check(CLI::IsMember({"cpu", "simt", "cuda"}));
+  app.add_flag("--fused", options.fused,
+               "simt, cuda: fused ops in place of their chains, where there are any");
   app.add_option("--until", options.until, "compare in each call up to this tap, e.g. layers.1.attn.q");
   app.add_option("--calls", calls, "compare only calls A..B; those before are still run");
   app.add_option("--threads", options.threads,
@@ -114,8 +126,8 @@ int run(int argc, char** argv) {
   if (weights.empty()) throw InputError("--weights is required");
   if (recording_path.empty()) throw InputError("--recording is required");
   if (!calls.empty()) parse_calls(calls, options);
-  if (options.fused && backend != "simt") throw InputError("--fused: only with --backend simt");
-  if (backend == "simt") options.runner = validation::run_on_simt;
+  if (options.fused && backend == "cpu") throw InputError("--fused: only with --backend simt or cuda");
+  if (backend != "cpu") options.runner = runner_of(backend);
   if (mode == "staged") options.run = validation::RunMode::kStaged;
 
   const validation::Recording recording = validation::open_recording(recording_path);

@@ -104,8 +104,7 @@ Runs runs(RowFormat format, std::int64_t row_bytes, std::int64_t i) {
               kRows * KvPagePool::kDataBytes + i * KvPagePool::kScaleBytes, KvPagePool::kScaleBytes};
     case RowFormat::kIndexFp4:
       return {i * IndexFp4Pool::kDataBytes, IndexFp4Pool::kDataBytes,
-              kRows * IndexFp4Pool::kDataBytes + i * IndexFp4Pool::kScaleBytes,
-              IndexFp4Pool::kScaleBytes};
+              kRows * IndexFp4Pool::kDataBytes + i * IndexFp4Pool::kScaleBytes, IndexFp4Pool::kScaleBytes};
     case RowFormat::kF32:
       break;
   }
@@ -184,6 +183,8 @@ std::int64_t SequenceState::bytes() const {
   for (const BlockState& b : blocks_)
     for (const RowStore* s : {&b.window, &b.main.rows, &b.main.entries, &b.index.rows, &b.index.entries})
       sum += s->bytes();
+  for (const BlockState& b : blocks_)
+    for (const CompressorState* c : {&b.main, &b.index}) sum += static_cast<std::int64_t>(c->running.size());
   return sum;
 }
 
@@ -307,6 +308,8 @@ Status SequenceState::restore(std::span<const std::uint8_t> blob) {
   for (BlockState& b : restored.blocks_)
     for (RowStore* s : {&b.window, &b.main.rows, &b.main.entries, &b.index.rows, &b.index.entries})
       s->clear();
+  for (BlockState& b : restored.blocks_)
+    for (CompressorState* c : {&b.main, &b.index}) c->running.clear();
   std::int64_t left = size - kLeast;
   const std::uint8_t* in = blob.data() + sizeof header;
   bool fits = true;

@@ -48,6 +48,7 @@ class RowStore {
   /// Forgets every row.
   void clear() { pages_.clear(); }
 
+  RowFormat format() const { return format_; }
   int channels() const { return channels_; }
   /// Bytes of all pages this store refers to.
   std::int64_t bytes() const { return static_cast<std::int64_t>(pages_.size()) * kPageRows * row_bytes_; }
@@ -79,6 +80,9 @@ struct CompressorState {
   std::int64_t ring = 0;  // slots: shape.span() + max_rollback
   RowStore rows;          // [ring] of shape.row_floats() f32: the row of position p at slot p % ring
   RowStore entries;       // entry i at slot i
+  /// What a backend on ops keeps beside `rows`: the op's state, for it alone to read. Empty = none yet: the
+  /// backend makes it from `rows`. Who changes `rows` without it empties it.
+  std::vector<std::uint8_t> running;
 };
 
 /// State of one block.

@@ -1,47 +1,22 @@
 #include "reference/op_backend/op_backend.hpp"
 
 #include <dsv4/core/quant.hpp>
+#include <dsv4/mtp/input.hpp>
 #include <dsv4/ops/act_quant.hpp>
 #include <dsv4/ops/embed.hpp>
-#include <dsv4/ops/hadamard.hpp>
 #include <dsv4/ops/lm_head.hpp>
-#include <dsv4/ops/mhc.hpp>
 #include <dsv4/ops/rms_norm.hpp>
-#include <dsv4/ops/rope.hpp>
-
-#include <fmt/format.h>
 
 #include <algorithm>
-#include <memory>
 #include <stdexcept>
 #include <utility>
 
 namespace dsv4::reference::inline DSV4_FLAVOUR {
 
-namespace {
-
-template <class T>
-constexpr ops::DType kType = std::is_same_v<T, float> ? ops::DType::kF32 : ops::DType::kBf16;
-
-constexpr Stream kStream = nullptr;
-
-void require(const Status& s, const char* op) {
-  if (!s.ok())
-    throw std::runtime_error(fmt::format("op {}: {} (value {}, limit {})", op, s.what, s.value, s.limit));
-}
-
-// The element type of a matrix that ops read as it is.
-ops::DType type_of(const WeightView& w, const char* what) {
-  if (w.type == linear::WeightType::kF32) return ops::DType::kF32;
-  if (w.type == linear::WeightType::kBf16) return ops::DType::kBf16;
-  throw std::runtime_error(fmt::format("{}: ops read it as F32 or BF16", what));
-}
-
-}  // namespace
-
 template <class T>
 OpBackend<T>::OpBackend(const Model& model, int threads, bool fused)
     : Base(model.config, threads), fused_(fused) {
+  require_device();
   const auto add = [this](const BlockWeights& w) {
     sites_.push_back({&w.hc_attn, &w.attn_norm, true});
     sites_.push_back({&w.hc_ffn, &w.ffn_norm, true});
@@ -57,198 +32,165 @@ OpBackend<T>::OpBackend(const Model& model, int threads, bool fused)
 template <class T>
 void OpBackend<T>::begin(const Batch& batch) {
   Base::begin(batch);
-  positions_ = batch.position;
-  waiting_pre_.stage = waiting_norm_.stage = nullptr;
-}
-
-// A checkpoint packs its tensors without gaps; ops want matrices on 16-byte boundaries.
-template <class T>
-const void* OpBackend<T>::aligned(const WeightView& w, ops::DType type) {
-  constexpr std::size_t kAlign = 16;
-  if (reinterpret_cast<std::uintptr_t>(w.data) % kAlign == 0) return w.data;
-  auto& copy = aligned_[w.data];
-  if (copy.empty()) {
-    const auto* bytes = static_cast<const std::byte*>(w.data);
-    copy.assign(bytes, bytes + w.rows * w.cols * (type == ops::DType::kF32 ? 4 : 2));
-  }
-  static_assert(__STDCPP_DEFAULT_NEW_ALIGNMENT__ >= kAlign, "vectors start on 16-byte boundaries");
-  return copy.data();
+  batch_ = &batch;
+  kept_pre_.drop();
+  kept_norm_.drop();
+  kept_input_.drop();
+  kept_latent_.drop();
+  kept_kv_.drop();
+  kept_query_.drop();
+  kept_entries_.drop();
 }
 
 // ---------------------------------------------------------------------------------------------- row ops
 
-template <class T>
-void OpBackend<T>::norm_rows(T* out, const T* x, const float* weight_or_null, std::int64_t rows,
-                             std::int64_t n) {
-  require(ops::rms_norm({.out = out,
-                         .x = x,
-                         .weight = weight_or_null,
-                         .rows = rows,
-                         .n = n,
-                         .eps = this->config().norm_eps,
-                         .dtype = kType<T>},
-                        kStream),
-          "rms_norm");
-}
-
-template <class T>
-void OpBackend<T>::rotate(Rows& x, std::int64_t heads, std::int64_t head_dim, int b,
-                          ops::RopeDirection direction) {
-  require(ops::rope({.out = x.data(),
-                     .x = x.data(),
-                     .positions = positions_.data(),
-                     .table = {.freq = this->frequencies(b).data()},
-                     .tokens = x.rows(),
-                     .heads = heads,
-                     .head_dim = head_dim,
-                     .rope_dim = kRopeDim,
-                     .direction = direction,
-                     .position_type = ops::PositionType::kInt64,
-                     .dtype = kType<T>},
-                    kStream),
-          "rope");
-}
-
-template <class T>
-template <class TOut>
-void OpBackend<T>::round_trip(TOut* out, const T* x, std::int64_t rows, std::int64_t n, std::int64_t stride,
-                              ops::QuantFormat format, int block) {
-  const bool fp4 = format == ops::QuantFormat::kE2m1;
-  const std::int64_t blocks = (n + block - 1) / block, bytes = fp4 ? n / 2 : n;
-  std::vector<std::uint8_t> codes(static_cast<std::size_t>(rows * bytes));
-  std::vector<e8m0> scales(static_cast<std::size_t>(rows * blocks));
-  require(ops::act_quant({.codes = codes.data(),
-                          .scales = scales.data(),
-                          .x = x,
-                          .rows = rows,
-                          .n = n,
-                          .block = block,
-                          .format = format,
-                          .dtype = kType<T>,
-                          .x_stride = stride},
-                         kStream),
-          "act_quant");
-  std::vector<float> decoded(static_cast<std::size_t>(block));
-  for (std::int64_t r = 0; r < rows; ++r)
-    for (std::int64_t i = 0; i < blocks; ++i) {
-      const int count = static_cast<int>(std::min<std::int64_t>(block, n - i * block));
-      const float scale = to_float(scales[static_cast<std::size_t>(r * blocks + i)]);
-      const std::uint8_t* code = codes.data() + r * bytes + i * block / (fp4 ? 2 : 1);
-      if (fp4)
-        quant::fp4_decode(decoded.data(), reinterpret_cast<const e2m1x2*>(code), count, scale);
-      else
-        quant::fp8_decode(decoded.data(), reinterpret_cast<const e4m3*>(code), count, scale);
-      for (int k = 0; k < count; ++k)
-        out[r * stride + i * block + k] = from_float<TOut>(decoded[static_cast<std::size_t>(k)]);
-    }
-}
-
+// The quantised activations of linears that have no op yet (the experts').
 template <class T>
 typename OpBackend<T>::Operand OpBackend<T>::operand(const T* x, std::int64_t rows, std::int64_t cols,
                                                      bool quantise) {
   if (!kDeploy || !quantise) return Base::operand(x, rows, cols, quantise);
   Operand out{Tensor<float>(rows, cols), {}, rows};
   out.rows = {out.storage.data(), cols};
-  round_trip(out.storage.data(), x, rows, cols, cols, ops::QuantFormat::kE4m3, quant::kFp8LinearBlock);
+  const std::int64_t blocks = (cols + quant::kFp8LinearBlock - 1) / quant::kFp8LinearBlock;
+  std::vector<e4m3> codes(static_cast<std::size_t>(rows * cols));
+  std::vector<e8m0> scales(static_cast<std::size_t>(rows * blocks));
+  OpCall call;
+  call.run(ops::act_quant({.codes = call.out(codes),
+                           .scales = call.out(scales),
+                           .x = call.in(x, rows * cols),
+                           .rows = rows,
+                           .n = cols,
+                           .block = quant::kFp8LinearBlock,
+                           .dtype = kType},
+                          OpCall::kStream),
+           "act_quant");
+  for (std::int64_t t = 0; t < rows; ++t)
+    for (std::int64_t i = 0; i < blocks; ++i) {
+      const std::int64_t first = i * quant::kFp8LinearBlock, at = t * cols + first;
+      quant::fp8_decode(out.storage.data() + at, codes.data() + at,
+                        static_cast<int>(std::min<std::int64_t>(quant::kFp8LinearBlock, cols - first)),
+                        to_float(scales[static_cast<std::size_t>(t * blocks + i)]));
+    }
   return out;
+}
+
+template <class T>
+template <class TOut>
+void OpBackend<T>::product(TOut* y, const WeightView& w, const T* x, std::int64_t rows) {
+  OpCall call;
+  const auto run = [&](auto p, auto workspace_bytes, auto op, const char* name) {
+    p.y = call.out(y, rows * w.rows);
+    p.input.x = call.in(x, rows * w.cols);
+    p.weight = weights_.linear(w);
+    p.tokens = rows;
+    p.n = w.rows;
+    p.k = w.cols;
+    p.dtype = kType;
+    p.y_type = std::is_same_v<TOut, float> ? ops::DType::kF32 : ops::DType::kBf16;
+    p.workspace_bytes = workspace_bytes(p);
+    p.workspace = call.workspace(p.workspace_bytes);
+    call.run(op(p, OpCall::kStream), name);
+  };
+  if (kDeploy && dsv4::linear::quantises_activations(w.type))
+    run(ops::LinearFp8Params{}, ops::linear_fp8_workspace_bytes, ops::linear_fp8, "linear_fp8");
+  else
+    run(ops::LinearBf16Params{}, ops::linear_bf16_workspace_bytes, ops::linear_bf16, "linear_bf16");
+}
+
+template void OpBackend<float>::product(float*, const WeightView&, const float*, std::int64_t);
+template void OpBackend<bf16>::product(float*, const WeightView&, const bf16*, std::int64_t);
+template void OpBackend<bf16>::product(bf16*, const WeightView&, const bf16*, std::int64_t);
+
+template <class T>
+typename OpBackend<T>::Rows OpBackend<T>::product(const WeightView& w, const Rows& x) {
+  Rows y(x.rows(), w.rows);
+  product(y.data(), w, x.data(), x.rows());
+  return y;
+}
+
+template <class T>
+ops::RopeTable OpBackend<T>::rope_table(OpCall& call, int b) const {
+  return {.freq = call.in(this->frequencies(b).data(), kRopeDim / 2)};
 }
 
 template <class T>
 typename OpBackend<T>::Streams OpBackend<T>::embed(const WeightView& table,
                                                    const std::vector<std::int32_t>& ids) {
   Streams s(static_cast<std::int64_t>(ids.size()), kStreams, table.cols);
-  const ops::DType type = type_of(table, "embed.weight");
-  require(ops::embed({.out = s.data(),
-                      .table = aligned(table, type),
-                      .ids = ids.data(),
-                      .tokens = s.rows(),
-                      .hidden = table.cols,
-                      .vocab = table.rows,
-                      .streams = kStreams,
-                      .dtype = kType<T>,
-                      .table_dtype = type},
-                     kStream),
-          "embed");
+  OpCall call;
+  call.run(ops::embed({.out = call.out(s),
+                       .table = weights_.matrix(table, "embed.weight"),
+                       .ids = call.in(ids),
+                       .tokens = s.rows(),
+                       .hidden = table.cols,
+                       .vocab = table.rows,
+                       .streams = kStreams,
+                       .dtype = kType,
+                       .table_dtype = weights_.type_of(table, "embed.weight")},
+                      OpCall::kStream),
+           "embed");
   return s;
 }
 
 template <class T>
 typename OpBackend<T>::Rows OpBackend<T>::rms_norm(const std::vector<float>& weight, const Rows& x) {
-  if (waiting_norm_.holds_for(&weight, x.data(), x.size())) {
-    waiting_norm_.stage = nullptr;
-    return std::move(waiting_norm_.rows);
+  if (Rows* kept = kept_norm_.find(&weight, x)) {
+    kept_norm_.drop();
+    return std::move(*kept);
   }
   Rows y(x.rows(), x.dim(1), x.dim(2));
   const auto n = static_cast<std::int64_t>(weight.size());
-  norm_rows(y.data(), x.data(), weight.data(), x.size() / n, n);  // streams are normed one by one
+  OpCall call;
+  call.run(ops::rms_norm({.out = call.out(y),
+                          .x = call.in(x),
+                          .weight = weights_.vector(weight),
+                          .rows = x.size() / n,  // streams are normed one by one
+                          .n = n,
+                          .eps = this->config().norm_eps,
+                          .dtype = kType},
+                         OpCall::kStream),
+           "rms_norm");
   return y;
+}
+
+// ------------------------------------------------------------------------------------------- MTP and head
+
+template <class T>
+typename OpBackend<T>::Streams OpBackend<T>::mtp_input(const MtpWeights& w, const WeightView& table,
+                                                       const std::vector<std::int32_t>& next_ids,
+                                                       const Streams& s) {
+  const std::int64_t hidden = this->config().hidden;
+  const Streams embedded = embed(table, next_ids);  // four times the same
+  Rows e(s.rows(), hidden);
+  for (std::int64_t t = 0; t < e.rows(); ++t) std::copy_n(embedded.row(t), hidden, e.row(t));
+  const Rows projected = product(w.e_proj, rms_norm(w.enorm, e));  // [T, D]
+  const Rows normed = rms_norm(w.hnorm, s);                        // [T, S, D]
+  Streams out(s.rows(), kStreams, hidden);
+  // Every stream of every token is a row of its own for W_h.
+  product(out.data(), w.h_proj, normed.data(), s.rows() * kStreams);
+  for (std::int64_t t = 0; t < s.rows(); ++t)
+    mtp::input<kStreams>(SerialCoop{}, out.row(t), projected.row(t), out.row(t), static_cast<int>(hidden));
+  return out;
 }
 
 template <class T>
 Tensor<float> OpBackend<T>::lm_head(const WeightView& head, const Rows& x, const Batch& batch) {
   const std::vector<std::int32_t> rows = this->last_rows(batch);
   Tensor<float> logits(static_cast<std::int64_t>(rows.size()), head.rows);
-  const ops::DType type = type_of(head, "head.weight");
-  require(ops::lm_head({.logits = logits.data(),
-                        .x = x.data(),
-                        .head = aligned(head, type),
-                        .rows = rows.data(),
-                        .tokens = logits.rows(),
-                        .x_rows = x.rows(),
-                        .vocab = head.rows,
-                        .hidden = head.cols,
-                        .dtype = kType<T>,
-                        .head_dtype = type},
-                       kStream),
-          "lm_head");
+  OpCall call;
+  call.run(ops::lm_head({.logits = call.out(logits),
+                         .x = call.in(x),
+                         .head = weights_.matrix(head, "head.weight"),
+                         .rows = call.in(rows),
+                         .tokens = logits.rows(),
+                         .x_rows = x.rows(),
+                         .vocab = head.rows,
+                         .hidden = head.cols,
+                         .dtype = kType,
+                         .head_dtype = weights_.type_of(head, "head.weight")},
+                        OpCall::kStream),
+           "lm_head");
   return logits;
-}
-
-// -------------------------------------------------------------------------------------------- attention
-
-template <class T>
-typename OpBackend<T>::Rows OpBackend<T>::attn_q_lora(const AttentionWeights& w, const Rows& x) {
-  return rms_norm(w.q_norm, this->linear(w.wq_a, x));
-}
-
-template <class T>
-typename OpBackend<T>::Rows OpBackend<T>::attn_q_proj(const AttentionWeights& w, const Rows& qr, int b) {
-  const int heads = this->config().heads;
-  Rows q = this->project_heads(w.wq_b, qr, heads, kHeadDim);
-  norm_rows(q.data(), q.data(), nullptr, q.rows() * heads, kHeadDim);
-  rotate(q, heads, kHeadDim, b, ops::RopeDirection::kForward);
-  return q;
-}
-
-template <class T>
-typename OpBackend<T>::Rows OpBackend<T>::attn_kv_proj(const AttentionWeights& w, const Rows& x, int b) {
-  Rows kv = this->linear(w.wkv, x);
-  norm_rows(kv.data(), kv.data(), w.kv_norm.data(), kv.rows(), kHeadDim);
-  rotate(kv, 1, kHeadDim, b, ops::RopeDirection::kForward);
-  if constexpr (kDeploy)
-    round_trip(kv.data(), kv.data(), kv.rows(), kNopeDim, kHeadDim, ops::QuantFormat::kE4m3,
-               quant::kFp8KvBlock);
-  return kv;
-}
-
-template <class T>
-typename OpBackend<T>::Rows OpBackend<T>::attn_index_query(const AttentionWeights& w, const Rows& qr, int b) {
-  const int heads = this->config().index_heads;
-  Rows q = this->project_heads(w.indexer.wq_b, qr, heads, kIndexDim);
-  rotate(q, heads, kIndexDim, b, ops::RopeDirection::kForward);
-  const std::int64_t rows = q.rows() * heads;
-  require(ops::hadamard({.out = q.data(), .x = q.data(), .rows = rows, .n = kIndexDim, .dtype = kType<T>},
-                        kStream),
-          "hadamard");
-  if constexpr (kDeploy)
-    round_trip(q.data(), q.data(), rows, kIndexDim, kIndexDim, ops::QuantFormat::kE2m1, quant::kFp4Block);
-  return q;
-}
-
-template <class T>
-typename OpBackend<T>::Rows OpBackend<T>::attn_out_proj(const AttentionWeights& w, Rows& o, int b) {
-  rotate(o, this->config().heads, kHeadDim, b, ops::RopeDirection::kInverse);
-  return this->project_output(w, o);
 }
 
 // -------------------------------------------------------------------------------------------------- mHC
@@ -267,20 +209,20 @@ typename OpBackend<T>::HyperConnection OpBackend<T>::hyper_connection(std::int64
 }
 
 template <class T>
-ops::MhcPreParams OpBackend<T>::pre_params(const Site& site, HyperConnection& hc, Rows* normed_or_null,
-                                           const T* streams) {
+ops::MhcPreParams OpBackend<T>::pre_params(OpCall& call, const Site& site, HyperConnection& hc,
+                                           Rows* normed_or_null, const T* streams) {
   const ModelConfig& c = this->config();
-  ops::MhcPreParams p{.x = hc.x.data(),
-                      .normed = normed_or_null ? normed_or_null->data() : nullptr,
-                      .post = hc.post.data(),
-                      .comb = hc.comb.data(),
-                      .pre = hc.pre.data(),
-                      .mixes = hc.mixes.data(),
+  ops::MhcPreParams p{.x = call.out(hc.x),
+                      .normed = normed_or_null ? call.out(*normed_or_null) : nullptr,
+                      .post = call.out(hc.post),
+                      .comb = call.out(hc.comb),
+                      .pre = call.out(hc.pre),
+                      .mixes = call.out(hc.mixes),
                       .streams = streams,
-                      .fn = static_cast<const float*>(aligned(site.hc->fn, ops::DType::kF32)),
-                      .scale = site.hc->scale.data(),
-                      .base = site.hc->base.data(),
-                      .norm_weight = normed_or_null ? site.norm->data() : nullptr,
+                      .fn = static_cast<const float*>(weights_.matrix(site.hc->fn, "hc_fn")),
+                      .scale = weights_.vector(site.hc->scale),
+                      .base = weights_.vector(site.hc->base),
+                      .norm_weight = normed_or_null ? weights_.vector(*site.norm) : nullptr,
                       .tokens = hc.x.rows(),
                       .hidden = c.hidden,
                       .stream_count = kStreams,
@@ -288,88 +230,76 @@ ops::MhcPreParams OpBackend<T>::pre_params(const Site& site, HyperConnection& hc
                       .mix_eps = c.norm_eps,
                       .hc_eps = c.hc_eps,
                       .norm_eps = c.norm_eps,
-                      .dtype = kType<T>};
+                      .dtype = kType};
   p.workspace_bytes = ops::mhc_pre_workspace_bytes(p);
-  p.workspace = workspace(p.workspace_bytes);
+  p.workspace = call.workspace(p.workspace_bytes);
   return p;
 }
 
 template <class T>
 typename OpBackend<T>::HyperConnection OpBackend<T>::mhc_pre(const HcWeights& w, const Streams& s) {
   last_site_ = site_of(w);
-  if (waiting_pre_.holds_for(&w, s.data(), s.size())) {
-    waiting_pre_.stage = nullptr;
-    return std::move(waiting_pre_.hc);
+  if (HyperConnection* kept = kept_pre_.find(&w, s)) {
+    kept_pre_.drop();
+    return std::move(*kept);
   }
   const Site& site = sites_[last_site_];
   HyperConnection hc = hyper_connection(s.rows());
   Rows normed = fused_ ? Rows(s.rows(), this->config().hidden) : Rows();
-  require(ops::mhc_pre(pre_params(site, hc, fused_ ? &normed : nullptr, s.data()), kStream), "mhc_pre");
-  if (fused_) keep_normed(*site.norm, hc.x, std::move(normed));
+  OpCall call;
+  call.run(ops::mhc_pre(pre_params(call, site, hc, fused_ ? &normed : nullptr, call.in(s)), OpCall::kStream),
+           "mhc_pre");
+  if (fused_) kept_norm_.keep(site.norm, hc.x, std::move(normed));
   return hc;
 }
 
 template <class T>
 void OpBackend<T>::mhc_post(Streams& s, const Rows& y, const Tensor<float>& post, const Tensor<float>& comb) {
-  const ops::MhcPostParams p{.out = s.data(),
-                             .y = y.data(),
-                             .streams = s.data(),
-                             .post = post.data(),
-                             .comb = comb.data(),
+  OpCall call;
+  T* const streams = call.in_out(s);
+  const ops::MhcPostParams p{.out = streams,
+                             .y = call.in(y),
+                             .streams = streams,
+                             .post = call.in(post),
+                             .comb = call.in(comb),
                              .tokens = s.rows(),
                              .hidden = this->config().hidden,
                              .stream_count = kStreams,
-                             .dtype = kType<T>};
+                             .dtype = kType};
   if (!fused_ || !sites_[last_site_].leads_on) {
-    require(ops::mhc_post(p, kStream), "mhc_post");
+    call.run(ops::mhc_post(p, OpCall::kStream), "mhc_post");
     return;
   }
   const Site& next = sites_[last_site_ + 1];
-  waiting_pre_.hc = hyper_connection(s.rows());
+  HyperConnection hc = hyper_connection(s.rows());
   Rows normed(s.rows(), this->config().hidden);
-  require(ops::mhc_post_pre({p, pre_params(next, waiting_pre_.hc, &normed, s.data())}, kStream),
-          "mhc_post_pre");
-  waiting_pre_.wait_for(next.hc, s.data(), s.size());
-  keep_normed(*next.norm, waiting_pre_.hc.x, std::move(normed));
-}
-
-template <class T>
-void OpBackend<T>::keep_normed(const std::vector<float>& weight, const Rows& x, Rows normed) {
-  waiting_norm_.wait_for(&weight, x.data(), x.size());
-  waiting_norm_.rows = std::move(normed);
+  call.run(ops::mhc_post_pre({p, pre_params(call, next, hc, &normed, streams)}, OpCall::kStream),
+           "mhc_post_pre");
+  kept_norm_.keep(next.norm, hc.x, std::move(normed));
+  kept_pre_.keep(next.hc, s, std::move(hc));
 }
 
 template <class T>
 typename OpBackend<T>::Rows OpBackend<T>::mhc_head(const HcHeadWeights& w, const Streams& s) {
   const ModelConfig& c = this->config();
   Rows x(s.rows(), c.hidden);
-  ops::MhcHeadParams p{.x = x.data(),
-                       .streams = s.data(),
-                       .fn = static_cast<const float*>(aligned(w.fn, ops::DType::kF32)),
-                       .scale = w.scale.data(),
-                       .base = w.base.data(),
+  OpCall call;
+  ops::MhcHeadParams p{.x = call.out(x),
+                       .streams = call.in(s),
+                       .fn = static_cast<const float*>(weights_.matrix(w.fn, "hc_head_fn")),
+                       .scale = weights_.vector(w.scale),
+                       .base = weights_.vector(w.base),
                        .tokens = s.rows(),
                        .hidden = c.hidden,
                        .stream_count = kStreams,
                        .mix_eps = c.norm_eps,
                        .hc_eps = c.hc_eps,
                        .norm_eps = c.norm_eps,
-                       .dtype = kType<T>};
+                       .dtype = kType};
   p.workspace_bytes = ops::mhc_head_workspace_bytes(p);
-  p.workspace = workspace(p.workspace_bytes);
-  require(ops::mhc_head(p, kStream), "mhc_head");
+  p.workspace = call.workspace(p.workspace_bytes);
+  call.run(ops::mhc_head(p, OpCall::kStream), "mhc_head");
   return x;
-}
-
-// 256-byte aligned; full of NaNs, for its contents must not matter.
-template <class T>
-void* OpBackend<T>::workspace(std::size_t bytes) {
-  constexpr std::size_t kAlign = 256;
-  if (bytes == 0) return nullptr;
-  workspace_.assign(bytes + kAlign, std::byte{0xff});
-  void* p = workspace_.data();
-  std::size_t space = workspace_.size();
-  return std::align(kAlign, bytes, p, space);
 }
 
 template class OpBackend<float>;

@@ -2,23 +2,28 @@
 // from.
 #pragma once
 
-#include <dsv4/ops/act_quant.hpp>
+#include <dsv4/ops/attn_index.hpp>
+#include <dsv4/ops/attn_proj.hpp>
+#include <dsv4/ops/linear.hpp>
 #include <dsv4/ops/mhc.hpp>
-#include <dsv4/ops/rope.hpp>
 
 #include "reference/cpu_backend.hpp"
+#include "reference/op_backend/caches.hpp"
+#include "reference/op_backend/device_weights.hpp"
+#include "reference/op_backend/kept.hpp"
+#include "reference/op_backend/op_call.hpp"
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
-#include <map>
 #include <vector>
 
 namespace dsv4::reference::inline DSV4_FLAVOUR {
 
 /// Backend of `forward` for activations of type T, as CpuBackend: float for the exact mode, bf16 for the
-/// deploy mode. Tensors live in host memory, so the flavour is that of the SIMT machine. An op that fails
-/// throws std::runtime_error with the op's words, the machine's report among them.
+/// deploy mode. Tensors and states live in host memory; every op is called on copies of what it reads, and
+/// what it wrote is copied back, so that the same code runs on the SIMT machine and, compiled for the other
+/// flavour, on a GPU (which for the exact mode needs DSV4_KERNELS_F32). Slow, and meant to be. An op that
+/// fails throws std::runtime_error with the op's words, the machine's report among them.
 template <class T>
 class OpBackend : public CpuBackend<T> {
  public:
@@ -28,8 +33,10 @@ class OpBackend : public CpuBackend<T> {
   using typename Base::Rows;
   using typename Base::Streams;
 
-  /// fused = mhc_pre with the layer's norm, and mhc_post with the next mhc_pre, as one op each: their results
-  /// wait for the stage that asks for them, and are used if its input is still theirs, bit for bit.
+  /// fused = every fused op in place of its chain: mhc_pre with the layer's norm, mhc_post with the next
+  /// mhc_pre, linear_multi for projections of one input, attn_qk_prep, attn_index_select. Their results wait
+  /// for the stage that asks for them, and are used if its input is still theirs, bit for bit. Throws
+  /// InputError where this flavour's kernels cannot run.
   OpBackend(const Model& model, int threads, bool fused);
 
   void begin(const Batch& batch);
@@ -43,9 +50,18 @@ class OpBackend : public CpuBackend<T> {
   Rows attn_q_lora(const AttentionWeights& w, const Rows& x);
   Rows attn_q_proj(const AttentionWeights& w, const Rows& qr, int b);
   Rows attn_kv_proj(const AttentionWeights& w, const Rows& x, int b);
+  void attn_compress(const AttentionWeights& w, const Rows& x, int b, Batch& batch);
   Rows attn_index_query(const AttentionWeights& w, const Rows& qr, int b);
+  Rows attn_index_weights(const AttentionWeights& w, const Rows& x);
+  Tensor<float> attn_index_scores(const Rows& q, const Rows& weights, int b, const Batch& batch);
+  void attn_select_top_k(Selected& selected, const Tensor<float>& scores, const Batch& batch);
+  Rows attn_attend(const AttentionWeights& w, const Rows& q, const Rows& kv, const Selected& selected, int b,
+                   const Batch& batch);
+  void attn_append(const Rows& kv, int b, Batch& batch);
   Rows attn_out_proj(const AttentionWeights& w, Rows& o, int b);
 
+  Streams mtp_input(const MtpWeights& w, const WeightView& table, const std::vector<std::int32_t>& next_ids,
+                    const Streams& s);
   Tensor<float> lm_head(const WeightView& head, const Rows& x, const Batch& batch);
 
  private:
@@ -58,48 +74,86 @@ class OpBackend : public CpuBackend<T> {
     const std::vector<float>* norm;  // the norm behind it
     bool leads_on;                   // its mhc_post is followed by the next site's mhc_pre
   };
-  // A result that waits for its stage, which may use it if its input is `input`, bit for bit.
-  struct Waiting {
-    const void* stage = nullptr;  // the stage's weights; null = nothing waits
-    std::vector<T> input;
-    void wait_for(const void* s, const T* x, std::int64_t n) {
-      stage = s;
-      input.assign(x, x + n);
-    }
-    bool holds_for(const void* s, const T* x, std::int64_t n) const {
-      return stage == s && static_cast<std::int64_t>(input.size()) == n &&
-             std::memcmp(input.data(), x, static_cast<std::size_t>(n) * sizeof(T)) == 0;
-    }
+  // What a compressor takes in: a = Wkv_c x and b = Wgate x.
+  struct Compressed {
+    Tensor<float> kv, gate;  // [T, width]
+  };
+  // All projections of a layer's input; of those that the layer lacks, no rows.
+  struct Projections {
+    Rows q_a, kv, head_weights;
+    Compressed main, index;
+  };
+  // Indexer queries.
+  struct IndexQuery {
+    Rows raw;                          // [T, Hi, 128] before attn_index_prep
+    Rows head_weights;                 // [T, Hi] that weights_out was made of
+    std::vector<std::uint8_t> codes;   // deploy: [T, Hi, 64]
+    std::vector<std::uint8_t> scales;  // deploy: [T, Hi, 4]
+    Rows q;                            // [T, Hi, 128]: exact as it is, deploy decoded
+    Tensor<float> weights_out;         // [T, Hi]
   };
 
+  static constexpr ops::DType kType = kDeploy ? ops::DType::kBf16 : ops::DType::kF32;
+  static constexpr ops::CacheFormat kIndexFormat =
+      kDeploy ? ops::CacheFormat::kIndexFp4 : ops::CacheFormat::kRows;
+  static constexpr RowFormat kKvFormat = kDeploy ? RowFormat::kKv584 : RowFormat::kF32;
+  static constexpr RowFormat kKeyFormat = kDeploy ? RowFormat::kIndexFp4 : RowFormat::kF32;
+
+  // op_backend.cpp
   std::size_t site_of(const HcWeights& w) const;
   HyperConnection hyper_connection(std::int64_t rows) const;
-  ops::MhcPreParams pre_params(const Site& site, HyperConnection& hc, Rows* normed_or_null, const T* streams);
-  void keep_normed(const std::vector<float>& weight, const Rows& x, Rows normed);
-  void* workspace(std::size_t bytes);
-  const void* aligned(const WeightView& w, ops::DType type);
-
-  // Rows of n channels through op rms_norm; out may be x.
-  void norm_rows(T* out, const T* x, const float* weight_or_null, std::int64_t rows, std::int64_t n);
-  void rotate(Rows& x, std::int64_t heads, std::int64_t head_dim, int b, ops::RopeDirection direction);
-  // The first n of every `stride` channels through op act_quant and back; out may be x.
+  ops::MhcPreParams pre_params(OpCall& call, const Site& site, HyperConnection& hc, Rows* normed_or_null,
+                               const T* streams);
+  // y[t] = round( W x[t] ) for `rows` rows of x, quantised on the way in where W asks for it.
   template <class TOut>
-  void round_trip(TOut* out, const T* x, std::int64_t rows, std::int64_t n, std::int64_t stride,
-                  ops::QuantFormat format, int block);
+  void product(TOut* y, const WeightView& w, const T* x, std::int64_t rows);
+  Rows product(const WeightView& w, const Rows& x);
+  ops::RopeTable rope_table(OpCall& call, int b) const;
 
+  // op_attention.cpp
+  template <class TOut>
+  ops::LinearPart part(OpCall& call, const WeightView& w, Tensor<TOut>& y);
+  void run_multi(OpCall& call, ops::LinearMultiParams p);
+  Projections project(const AttentionWeights& w, const Rows& x);
+  Rows prepare(const AttentionWeights& w, const Rows& qr, int b);
+  ops::AttnQProjParams q_params(OpCall& call, Rows& q, int b) const;
+  ops::AttnKvProjParams kv_params(OpCall& call, const AttentionWeights& w, const Rows& kv, Rows& out, int b);
+  void open_window();
+  PagedRows entries_of(int b, bool index) const;
+
+  // op_compress.cpp
+  void compress(const AttentionWeights& w, const Compressed& main, const Compressed& index,
+                const std::vector<Segment>& segments, std::int32_t max_rollback, int b, bool store);
+  void rebuild(const AttentionWeights& w, const Segment& segment, int b);
+
+  // op_index.cpp
+  IndexQuery index_query(Rows raw, Rows head_weights) const;
+  ops::AttnIndexPrepParams index_params(OpCall& call, IndexQuery& query, int b) const;
+  void decode(IndexQuery& query) const;
+  void finish(IndexQuery& query, int b) const;
+  ops::IndexQueries queries(OpCall& call, const PagedRows& keys, std::int64_t most) const;
+  ops::VisibleEntries visible(OpCall& call) const;
+
+  DeviceWeights<T> weights_;
   std::vector<Site> sites_;
   bool fused_;
-  std::vector<std::int64_t> positions_;  // [T]
-  std::size_t last_site_ = 0;            // in sites_, of the last mhc_pre
-  struct : Waiting {
-    HyperConnection hc;
-  } waiting_pre_;
-  struct : Waiting {
-    Rows rows;
-  } waiting_norm_;
-  std::vector<std::byte> workspace_;
-  std::map<const void*, std::vector<std::byte>>
-      aligned_;  // copies of matrices, by where they lie in the file
+  const Batch* batch_ = nullptr;  // of the pass that runs
+  std::size_t last_site_ = 0;     // in sites_, of the last mhc_pre
+
+  // What fused ops computed ahead, and the input that it is good for.
+  Kept<HyperConnection> kept_pre_;           // streams
+  Kept<Rows> kept_norm_;                     // what is normed
+  Kept<Projections> kept_input_;             // a layer's input
+  Kept<Rows> kept_latent_;                   // Wq_a x, normed; kept: not normed
+  Kept<Rows> kept_kv_;                       // a layer's input
+  Kept<IndexQuery> kept_query_;              // Wq_a x, normed
+  Kept<Tensor<std::int32_t>> kept_entries_;  // scores
+
+  // Of the block that runs.
+  IndexQuery index_;
+  PagedRows window_;                 // the new key-value rows, and from attn_attend on those that they see
+  Rows window_rows_;                 // the new rows as attn_kv_proj gave them
+  std::vector<std::int32_t> slots_;  // [T] of the new rows in window_
 };
 
 extern template class OpBackend<float>;

@@ -1,19 +1,8 @@
-#include "reference/op_backend/run_simt.hpp"
-
-#include "reference/op_backend/op_backend.hpp"
-#include "reference/validate/run_calls.hpp"
+#include "reference/op_backend/run.hpp"
+#include "reference/op_backend/run_ops.hpp"
 
 namespace dsv4::reference::validation {
 
-void run_on_simt(const Run& run) {
-  const auto run_as = [&run]<class T>(T) {
-    OpBackend<T> backend(run.model, run.options.threads, run.options.fused);
-    run_calls<T>(backend, run);
-  };
-  if (run.recording.mode == NumericMode::kExact)
-    run_as(float{});
-  else
-    run_as(bf16{});
-}
+void run_on_simt(const Run& run) { run_ops(run); }
 
 }  // namespace dsv4::reference::validation

@@ -30,7 +30,7 @@ std::string files(const std::string& set) {
 
 }  // namespace
 
-TEST_CASE("dsv4_validate --backend simt holds every limit of the CPU backend", "[simt]") {
+TEST_CASE("dsv4_validate --backend simt holds every limit", "[simt]") {
   const std::string set = GENERATE(as<std::string>{}, "tiny-exact", "tiny-deploy");
   const std::string mode = GENERATE(as<std::string>{}, "staged", "free");
   const std::string fused = GENERATE(as<std::string>{}, "", " --fused");
@@ -66,5 +66,13 @@ TEST_CASE("the exact mode of the ops is the CPU backend's, bit for bit", "[simt]
 TEST_CASE("--fused without the ops is refused", "[simt]") {
   std::string out;
   REQUIRE(validate(files("tiny-exact") + " --fused", &out) == 2);
-  REQUIRE(out == "dsv4_validate: --fused: only with --backend simt\n");
+  REQUIRE(out == "dsv4_validate: --fused: only with --backend simt or cuda\n");
 }
+
+#if !defined(DSV4_WITH_CUDA)
+TEST_CASE("--backend cuda says where it is not built", "[simt]") {
+  std::string out;
+  REQUIRE(validate(files("tiny-exact") + " --backend cuda", &out) == 2);
+  REQUIRE(out == "dsv4_validate: --backend cuda: built without CUDA (DSV4_CUDA=ON builds it)\n");
+}
+#endif
