@@ -57,8 +57,8 @@ struct AttnCompressParams {
 
 inline namespace DSV4_FLAVOUR {
 /// One launch. Terms are added in order of position, one after the other, so an entry's bits depend on its
-/// tokens alone: not on chunks, rollbacks or the batch. Bit for bit the primitive. Deterministic; no
-/// workspace; does not synchronise; reads lengths on the device.
+/// tokens alone: not on chunks, rollbacks or the batch. Bit for bit the primitive (a NaN is a NaN, of
+/// whatever sign). Deterministic; no workspace; does not synchronise; reads lengths on the device.
 [[nodiscard]] DSV4_API Status attn_compress(const AttnCompressParams& p, Stream stream) noexcept;
 
 /// Bytes of the state of one compressor of one sequence, a multiple of 16; 0 for arguments that the op
