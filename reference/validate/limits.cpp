@@ -56,7 +56,7 @@ constexpr Limit kDeployStaged[] = {
     {"logits", Measure::kRowL2, 3e-2},
     // A softmax may round its weights against the maximum of a group of rows instead of all.
     {"*.attn.o", Measure::kEqual, 0.98},
-    {"*.attn.o", Measure::kCallL2, 1e-3},
+    {"*.attn.o", Measure::kPooledL2, 1e-3},
     {"*.attn.o", Measure::kRowL2, 3e-2},
     {"*.attn.out", Measure::kEqual, 0.97},
     {"*.attn.out", Measure::kRowL2, 3e-2},
