@@ -37,4 +37,21 @@ DSV4_DEVICE std::uint32_t e4m3_nans(const std::uint32_t (&codes)[N]) {
   return carry & 0x80808080u;
 }
 
+/// Eight e2m1 codes (the first in the low nibble) times `factor` (twice the same bf16) * 2^-126, to four
+/// registers of two bf16 each, in order; each product rounded once.
+///
+/// A code's exponent and mantissa, moved into those of a bf16, are its value times 2^-126.
+DSV4_DEVICE void e2m1x8_to_bf16(std::uint32_t (&pair)[4], std::uint32_t codes, std::uint32_t factor) {
+  const std::uint32_t even = codes << 4;  // codes 0, 2, 4, 6 in the high nibbles; as it was: 1, 3, 5, 7
+  DSV4_UNROLL
+  for (int i = 0; i < 4; ++i) {
+#if defined(DSV4_SIMT_EMULATION)
+    const std::uint32_t high = (even >> (8 * i) & 0xf0u) << 8 | (codes >> (8 * i) & 0xf0u) << 24;
+#else
+    const std::uint32_t high = __byte_perm(even, codes, static_cast<unsigned>((4 + i) << 12 | i << 4));
+#endif
+    pair[i] = mul_bf16x2((high & 0x80008000u) | ((high >> 6) & 0x01c001c0u), factor);
+  }
+}
+
 }  // namespace dsv4::arch::inline DSV4_FLAVOUR

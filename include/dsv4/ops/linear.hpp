@@ -12,6 +12,7 @@ enum class WeightFormat : std::int32_t {
   kBf16 = 0,
   kFp8 = 1,  // e4m3, one UE8M0 scale per 128 x 128 tile
   kF32 = 2,  // with f32 activations (SIMT machine and tests)
+  kFp4 = 3,  // e2m1, one UE8M0 scale per row and 32 columns: moe_experts alone
 };
 
 /// A weight matrix [n, k] as checkpoints store it.
