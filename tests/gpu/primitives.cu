@@ -1,6 +1,7 @@
 // The primitives as device code: compiled, not run, where nvcc is found. Every stage is instantiated with a
 // Coop that is not serial, as a kernel would, so that a host-only call inside one shows.
 #include <dsv4/arch/config.cuh>
+#include <dsv4/attention/page_table.hpp>
 #include <dsv4/dsv4.hpp>
 
 namespace {
@@ -19,7 +20,10 @@ struct Arguments {
   std::int32_t* idx;
   const math::SinCos* angles;
   attention::KvPagePool entries;
-  attention::IndexKeyPagePool keys;
+  attention::IndexFp4Pool keys;
+  attention::IndexFp8Pool fp8_keys;
+  attention::PageTable pages;
+  attention::CompressorLayout state;
   linear::WeightView matrix;
 };
 
@@ -44,6 +48,8 @@ DSV4_KERNEL(32) every_stage(Arguments a) {
   attention::finish_entry(coop, a.rows, a.f32, a.weights, a.angles, kHeadDim, kRopeDim, kEps);
   attention::finish_index_key<kIndexDim>(coop, a.rows, a.f32, a.weights, a.angles, kRopeDim, kEps, a.f32);
   a.keys.write(coop, 3, a.rows);
+  a.fp8_keys.write(coop, a.pages.slot(1, 70), a.rows);
+  a.fp8_keys.read(3, a.f32 + a.state.folded(150));
   attention::finish_index_query<kIndexDim>(coop, a.rows, a.angles, kRopeDim, a.f32);
   attention::index_scores(coop, a.f32, a.weights, a.weights, a.keys, 0, 40, kHeads, kIndexDim, a.f32 + 64);
   attention::select_window(coop, a.idx, 5, kWindow,
