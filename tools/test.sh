@@ -87,7 +87,10 @@ leg_nvcc() {
     skipped=$((skipped + 1))
     return
   fi
-  build_leg cuda && test_leg cuda && tools/ptxas_table.sh --allowed tools/ptxas_allowed.txt \
+  # With the forward pass on the ops, where its packages are at hand.
+  local reference=()
+  [[ -n "$(missing_packages build)" ]] || reference=(-DDSV4_BUILD_REFERENCE=ON)
+  build_leg cuda "${reference[@]}" && test_leg cuda && tools/ptxas_table.sh --allowed tools/ptxas_allowed.txt \
     --architectures "$(cuda_architectures build/cuda)" build/cuda/kernels/cuda
 }
 

@@ -5,13 +5,16 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
   cat <<'USAGE'
-usage: tools/validate.sh [--backend cpu|simt [--fused]] [--threads N] [--mode staged|free]
+usage: tools/validate.sh [--backend cpu|simt|cuda [--fused]] [--threads N] [--mode staged|free]
 
-Builds dsv4_validate (build/release) and compares the forward pass with every
+Builds dsv4_validate (build/release; see --backend cuda) and compares the forward pass with every
 tests/data/NAME.recording.safetensors, using NAME.weights.safetensors:
   staged  every stage is fed the recorded inputs
   free    everything follows from the tokens
-  --backend simt  the ops, their kernels on the SIMT machine, in place of the primitives
+  --backend simt  the ops, their kernels on the SIMT machine, in place of the primitives: all of
+                  attention, mHC, embedding, norms and the head; the experts stay on the primitives
+  --backend cuda  the same ops on a GPU (built with nvcc in build/validate-cuda, the fp32 kernels of
+                  the exact recordings among them)
   --fused         fused ops in place of their chains
 Prints one table a recording and mode, then a verdict.
 
@@ -23,12 +26,14 @@ USAGE
 modes=(staged free)
 threads=()
 backend=()
+build=build/release
 while [[ $# -gt 0 ]]; do
   case "$1" in
     -h | --help) usage && exit 0 ;;
     --mode) [[ "${2:-}" =~ ^(staged|free)$ ]] || die "--mode needs staged or free"
       modes=("$2") && shift 2 ;;
-    --backend) [[ "${2:-}" =~ ^(cpu|simt)$ ]] || die "--backend needs cpu or simt"
+    --backend) [[ "${2:-}" =~ ^(cpu|simt|cuda)$ ]] || die "--backend needs cpu, simt or cuda"
+      [[ "$2" != cuda ]] || build=build/validate-cuda
       backend+=(--backend "$2") && shift 2 ;;
     --fused) backend+=(--fused) && shift ;;
     --threads) [[ "${2:-}" =~ ^[1-9][0-9]*$ ]] || die "--threads needs a number"
@@ -44,8 +49,12 @@ step "Building dsv4_validate"
 # Where the test framework is missing, the tests are left out of the build folder: this job does not need them.
 arguments=()
 [[ -z "$(missing_packages tests)" ]] || arguments=(-DDSV4_BUILD_TESTS=OFF)
+if [[ $build != build/release ]]; then
+  find_cuda || die "--backend cuda: no CUDA toolkit"
+  arguments+=(-B "$build" -DDSV4_CUDA=ON -DDSV4_KERNELS_F32=ON)
+fi
 configure release "${arguments[@]}" || die "configuration failed"
-cmake --build --preset release --target dsv4_validate || die "build failed"
+cmake --build "$build" --target dsv4_validate || die "build failed"
 
 shopt -s nullglob
 recordings=(tests/data/*.recording.safetensors)
@@ -62,7 +71,7 @@ for recording in "${recordings[@]}"; do
       continue
     fi
     status=0
-    build/release/dsv4_validate --weights "$weights" --recording "$recording" --mode "$mode" "${backend[@]}" \
+    "$build/dsv4_validate" --weights "$weights" --recording "$recording" --mode "$mode" "${backend[@]}" \
       "${threads[@]}" || status=$?
     if [[ $status -eq 0 ]]; then
       passed+=("$name/$mode")

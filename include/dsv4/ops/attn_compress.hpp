@@ -18,7 +18,9 @@ struct CompressorParams {
   const float* ape = nullptr;   // [ratio, width] f32
   const float* norm = nullptr;  // [dim] f32
   void* state = nullptr;   // state i at byte i * state_stride; 16-byte aligned. What a state holds before
-                           // its sequence's first token (start position 0) does not matter
+                           // its sequence's first token (start position 0) does not matter. A state of
+                           // zeros may begin at the first token of a later block too, as if those before
+                           // had not been: at ratio 4 that block's entry lacks them
   CachePool entries = {};  // dim 512: kKv584 or kRows; dim 128: kIndexFp4, kIndexFp8 or kRows (of dtype)
   const std::int32_t* entry_slots = nullptr;  // [tokens] slot for the entry that token t completes; read for
                                               // those tokens alone. Outside [0, entries.slots) = not stored
