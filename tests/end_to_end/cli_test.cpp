@@ -108,7 +108,7 @@ TEST_CASE("dsv4_validate: exit 2 and one line for what cannot be used") {
   REQUIRE(refused(validate("")) == prefix + "--weights is required");
   REQUIRE(refused(validate(kExact)) == prefix + "--recording is required");
   REQUIRE(contains(refused(validate("--mode other")), "--mode"));
-  REQUIRE(contains(refused(validate("--backend cuda")), "--backend"));
+  REQUIRE(contains(refused(validate("--backend gpu")), "--backend"));
   REQUIRE(contains(refused(validate("--surprise")), "--surprise"));
   REQUIRE(contains(refused(validate("--threads -1")), "--threads"));
   REQUIRE(contains(refused(validate("--tolerance-scale x")), "--tolerance-scale"));
