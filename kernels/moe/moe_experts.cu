@@ -325,12 +325,12 @@ Status check(const MoeExpertsParams& p, const Parts& w) {
   const bool f32 = p.dtype == DType::kF32;
   check_sizes(c, p);
   if (!c.ok()) return c.status();
-  check_matrix<"weights.w1">(c, p.weights.w1, p.inner, p.hidden, f32);
-  check_matrix<"weights.w3">(c, p.weights.w3, p.inner, p.hidden, f32);
-  check_matrix<"weights.w2">(c, p.weights.w2, p.hidden, p.inner, f32);
   c.require<"weights.w3.format", "must be that of w1">(p.weights.w1.format == p.weights.w3.format,
                                                        static_cast<std::int64_t>(p.weights.w3.format),
                                                        static_cast<std::int64_t>(p.weights.w1.format));
+  check_matrix<"weights.w1">(c, p.weights.w1, p.inner, p.hidden, f32);
+  check_matrix<"weights.w3">(c, p.weights.w3, p.inner, p.hidden, f32);
+  check_matrix<"weights.w2">(c, p.weights.w2, p.hidden, p.inner, f32);
   if (!f32) {
     c.require<"hidden", "must be a multiple of 8">(p.hidden % 8 == 0, p.hidden, 8, Code::kUnsupported);
     c.require<"inner", "must be a multiple of 8">(p.inner % 8 == 0, p.inner, 8, Code::kUnsupported);
