@@ -120,14 +120,16 @@ struct AttendAngles {
   DSV4_DEVICE math::SinCos operator()(int pair) const { return angles(positions[token], pair); }
 };
 
-/// The list of the block's token, its sections in `shared`. Called by all threads; synchronises.
+/// The list of the block's token, in `shared`. Called by all threads; synchronises.
 template <class Tile>
-DSV4_DEVICE AttendList shared_list(const AttendArguments& a, std::int64_t token, std::uint8_t* shared) {
-  static_assert(sizeof(AttendSections) <= Tile::kListBytes);
-  auto* sections = reinterpret_cast<AttendSections*>(Tile::list_memory(shared));
-  if (arch::thread_idx().x == 0) *sections = AttendSections::of(a.window, a.entries, token);
+DSV4_DEVICE const AttendList& shared_list(const AttendArguments& a, std::int64_t token,
+                                          std::uint8_t* shared) {
+  static_assert(sizeof(AttendList) <= Tile::kListBytes);
+  auto* list = reinterpret_cast<AttendList*>(Tile::list_memory(shared));
+  if (arch::thread_idx().x == 0)
+    *list = {a.window, a.entries, AttendSections::of(a.window, a.entries, token)};
   arch::sync_threads();
-  return {a.window, a.entries, *sections};
+  return *list;
 }
 
 template <class Tile>

@@ -74,7 +74,7 @@ struct AttendSource {
   }
 };
 
-/// Where a token's list has what. Kernels keep it in shared memory.
+/// Where a token's list has what.
 struct AttendSections {
   AttendSource::Token window, entries;
   std::int32_t first_entry, length;  // position of the first entry; of the end
@@ -89,11 +89,11 @@ struct AttendSections {
   DSV4_DEVICE int groups() const { return (length + attention::kAttendGroup - 1) / attention::kAttendGroup; }
 };
 
-/// A token's list, as AttendTile reads it.
+/// A token's list, as AttendTile reads it. In shared memory, the sources too: a compiler keeps the fields of
+/// kernel parameters in registers, 40 of them, across the loop that needs all for its accumulators.
 struct AttendList {
-  const AttendSource& window;
-  const AttendSource& entries;
-  const AttendSections& sections;
+  AttendSource window, entries;
+  AttendSections sections;
 
   DSV4_DEVICE int groups() const { return sections.groups(); }
   /// Steps of a group: the last may have fewer.

@@ -69,7 +69,7 @@ class AttendTile {
   static constexpr int kWarps = 8;
   static constexpr int kThreads = kWarps * arch::kWarpThreads;
   static constexpr int kRows = kAttendGroup / kHalves;  // that are in shared memory together
-  static constexpr int kListBytes = 80;                 // of shared memory, for the caller's list
+  static constexpr int kListBytes = 496;                // of shared memory, for the caller's list
   static_assert(kHeads == 16 || kHeads == 32 || kHeads == 64);
   static_assert(kHalves == 1 || (kHalves == 2 && kHeads == 16), "all values in one pass over the rows");
 
@@ -155,14 +155,15 @@ class AttendTile {
   const int first_head_, ring_;
   std::uint8_t* const shared_;
   int thread_ = static_cast<int>(arch::thread_idx().x);
-  const int warp_ = arch::warp_id();
+  int warp_ = thread_ / arch::kWarpThreads;
   int lane_ = arch::lane_id(), g_ = lane_ / 4, t_ = lane_ % 4;
 
   // Makes the compiler compute addresses where they are used: kept from group to group, they would cost more
   // registers than the accumulators leave.
   DSV4_DEVICE void forget_addresses() {
     thread_ = arch::opaque(thread_);
-    lane_ = thread_ % arch::kWarpThreads, g_ = lane_ / 4, t_ = lane_ % 4;
+    warp_ = thread_ / arch::kWarpThreads, lane_ = thread_ % arch::kWarpThreads;
+    g_ = lane_ / 4, t_ = lane_ % 4;
   }
 
   DSV4_DEVICE AttendTile(const AttendQueries& q, std::int64_t token, int first_head, int ring,
