@@ -42,6 +42,11 @@ struct ExpertsProblem {
 template <class Weights>
 inline constexpr bool kQuantised = !std::is_same_v<Weights, linear::Bf16Weights>;
 
+// Blocks of a stream kernel on a multiprocessor: what is in flight is what counts. bf16 weights need more
+// registers, and have more of them in flight.
+template <class Weights>
+inline constexpr int kStreamResident = kQuantised<Weights> ? 2 : 1;
+
 inline constexpr int kExpertsWarps = 8;
 inline constexpr int kExpertsThreads = kExpertsWarps * arch::kWarpThreads;
 inline constexpr int kExpertsTokens = 32;  // of a tile
@@ -128,7 +133,7 @@ DSV4_DEVICE void run_stream(const typename Weights::Matrix (&w)[kMatrices], cons
 
 // Gate and up of the same channels, and the activation: h as bf16.
 template <class Weights>
-DSV4_KERNEL(kExpertsThreads)
+DSV4_KERNEL_RESIDENT(kExpertsThreads, kStreamResident<Weights>)
 experts_up_stream_kernel(const DSV4_GRID_CONSTANT ExpertsProblem p) {
   DSV4_DYN_SMEM(unsigned char, memory);
   arch::allow_next_grid();
@@ -153,7 +158,7 @@ experts_up_stream_kernel(const DSV4_GRID_CONSTANT ExpertsProblem p) {
 }
 
 template <class Weights>
-DSV4_KERNEL(kExpertsThreads)
+DSV4_KERNEL_RESIDENT(kExpertsThreads, kStreamResident<Weights>)
 experts_down_stream_kernel(const DSV4_GRID_CONSTANT ExpertsProblem p) {
   DSV4_DYN_SMEM(unsigned char, memory);
   arch::allow_next_grid();
@@ -206,7 +211,7 @@ struct ActivationTile {
 };
 
 template <class Weights>
-DSV4_KERNEL(kExpertsThreads)
+DSV4_KERNEL_RESIDENT(kExpertsThreads, 1)
 experts_up_tile_kernel(const DSV4_GRID_CONSTANT ExpertsProblem p) {
   using Tile = moe::ExpertTile<Weights, 2, kExpertsTokens>;
   static_assert(sizeof(ActivationTile) <= sizeof(typename Tile::Shared));
@@ -248,7 +253,7 @@ experts_up_tile_kernel(const DSV4_GRID_CONSTANT ExpertsProblem p) {
 }
 
 template <class Weights>
-DSV4_KERNEL(kExpertsThreads)
+DSV4_KERNEL_RESIDENT(kExpertsThreads, 1)
 experts_down_tile_kernel(const DSV4_GRID_CONSTANT ExpertsProblem p) {
   using Tile = moe::ExpertTile<Weights, 1, kExpertsTokens>;
   DSV4_DYN_SMEM(unsigned char, memory);

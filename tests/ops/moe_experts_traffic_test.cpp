@@ -101,16 +101,17 @@ void long_sum_kernel(LongSum s) {
                                                                   chunk * linear::kMmaChunk + channel));
     };
     if (s.promote) {
-      arch::Vec<float, 4> sum[1][1];
-      linear::chunk_sums<false>(
-          sum, w, 1, x, [](int) { return arch::Vec<float, 2>{}; }, [](int) {});
-      for (int i = 0; i < 4; ++i) total[i] += sum[0][0][i];
+      linear::chunk_sums<false, 1>(
+          w, 1, x, [](int) { return arch::Vec<float, 2>{}; }, [](int) {},
+          [&](int, int, const arch::Vec<float, 4>& v) {
+            for (int i = 0; i < 4; ++i) total[i] += v[i];
+          });
       continue;
     }
     for (int group = 0; group < Chunk::kGroups; ++group)
       for (int eight = 0; eight < 2; ++eight) {
         std::uint32_t rows[2][4];
-        w[0].operands(rows, group, eight, w[0].plan(), 0);
+        w[0].operands(rows, group, eight, w[0].plan());
         const linear::MmaWords v = x(0, group * Chunk::kGroupChannels + lane % 4 * Chunk::kLoad + eight * 8);
         for (int j = 0; j < 4; j += 2) {
           const std::uint32_t a[4] = {rows[0][j], rows[1][j], rows[0][j + 1], rows[1][j + 1]};

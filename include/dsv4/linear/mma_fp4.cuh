@@ -44,9 +44,11 @@ struct MmaFp4Matrix {
 /// bodies multiply with, whatever the format:
 ///   load, load_scales   one group of channels; the scales. Zeros and ones outside the matrix
 ///   Plan, plan          what the scales mean for the products
-///   kPasses             how often the chunk is multiplied at most; passes: how often this one, uniformly
-///   operands            of eight of a lane's channels of a group, in a pass
-///   factor              what a pass's sums of row 2g + half are multiplied with, where kScaled
+///   operands            of eight of a lane's channels of a group
+///   factor              what the sums of row 2g + half are multiplied with, where kScaled
+///   kWide, is_wide      whether a chunk may have to be multiplied a block of 32 at a time, and whether one
+///   has
+///                       to; then wide_operands and wide_factor, the same for one block
 template <class Weights, arch::Cache kCache>
 struct ScaledChunk {
   using Matrix = typename Weights::Matrix;
@@ -55,7 +57,7 @@ struct ScaledChunk {
   static constexpr int kLoad = Weights::kLoad;
   static constexpr int kGroups = Words::kGroups;
   static constexpr int kGroupChannels = Words::kGroupChannels;
-  static constexpr int kPasses = 1;
+  static constexpr bool kWide = false;
   static constexpr bool kScaled = Weights::kScaled;
 
   Words words;
@@ -70,8 +72,7 @@ struct ScaledChunk {
   }
   DSV4_DEVICE void step() { scale = next_scale; }
   DSV4_DEVICE Plan plan() const { return {}; }
-  DSV4_DEVICE static int passes(const Plan&) { return 1; }
-  DSV4_DEVICE void operands(std::uint32_t (&rows)[2][4], int group, int eight, const Plan&, int) const {
+  DSV4_DEVICE void operands(std::uint32_t (&rows)[2][4], int group, int eight, const Plan&) const {
     DSV4_UNROLL
     for (int half = 0; half < 2; ++half) {
       std::uint32_t all[kLoad / 2];
@@ -80,7 +81,7 @@ struct ScaledChunk {
       for (int i = 0; i < 4; ++i) rows[half][i] = all[4 * eight + i];
     }
   }
-  DSV4_DEVICE float factor(const Plan&, int, int) const { return scale; }
+  DSV4_DEVICE float factor(const Plan&, int) const { return scale; }
 };
 
 /// The tag of FP4 weights: see ScaledChunk<Fp4Weights, .>.
@@ -94,13 +95,13 @@ struct ScaledChunk<Fp4Weights, kCache> {
   static constexpr int kLoad = 16;  // as e4m3: the same channels meet in the same products
   static constexpr int kGroupChannels = 4 * kLoad;
   static constexpr int kGroups = kMmaChunk / kGroupChannels;
-  static constexpr int kPasses = kMmaChunk / kFp4Block;
+  static constexpr bool kWide = true;
   static constexpr bool kScaled = true;
-  static constexpr std::uint32_t kSpread = 64;
+  static constexpr std::uint32_t kSpread = 64, kWideFlag = 256;
 
   struct Plan {
-    std::uint32_t scales[2], largest[2];  // of the lane's two rows
-    bool wide[2];                         // promoted by blocks of 32
+    std::uint32_t
+        largest[2];  // scale of the lane's two rows; kWideFlag is added where its blocks go one by one
   };
 
   arch::Vec<std::uint32_t, 2> words[kGroups][2];
@@ -138,93 +139,152 @@ struct ScaledChunk<Fp4Weights, kCache> {
         largest = s > largest ? s : largest;
         smallest = s < smallest ? s : smallest;
       }
-      p.scales[half] = scales[half], p.largest[half] = largest;
       // A NaN among the scales makes the whole sum one.
-      p.wide[half] = largest - smallest > kSpread && largest != kE8m0Nan;
+      p.largest[half] = largest - smallest > kSpread && largest != kE8m0Nan ? largest + kWideFlag : largest;
     }
     return p;
   }
-  DSV4_DEVICE static int passes(const Plan& p) { return arch::any(p.wide[0] || p.wide[1]) ? kPasses : 1; }
+  DSV4_DEVICE static bool is_wide(const Plan& p) { return ((p.largest[0] | p.largest[1]) & kWideFlag) != 0; }
 
-  DSV4_DEVICE void operands(std::uint32_t (&rows)[2][4], int group, int eight, const Plan& p,
-                            int pass) const {
-    const int block = group * 2 + arch::lane_id() % 4 / 2;
+  DSV4_DEVICE void operands(std::uint32_t (&rows)[2][4], int group, int eight, const Plan& p) const {
+    DSV4_UNROLL
+    for (int half = 0; half < 2; ++half)
+      decode(rows[half], group, half, eight, relative(p, half, block_of(group)));
+  }
+  DSV4_DEVICE float factor(const Plan& p, int half) const { return power(p.largest[half]); }
+
+  /// A row whose scales are near one another goes with the first block.
+  DSV4_DEVICE void wide_operands(std::uint32_t (&rows)[2][4], int group, int eight, const Plan& p,
+                                 int block) const {
     DSV4_UNROLL
     for (int half = 0; half < 2; ++half) {
-      // 2^(126 + its scale - the largest), as two bf16; at 2^-64 of the largest still a normal number.
-      std::uint32_t exponent = 253u + (p.scales[half] >> (8 * block) & 0xffu) - p.largest[half];
-      if (p.wide[half])
-        exponent = block == pass ? 253u : 0u;
-      else if (pass != 0)
-        exponent = 0u;
-      arch::e2m1x8_to_bf16(rows[half], words[group][half][eight], (exponent & 0xffu) * 0x00800080u);
+      std::uint32_t exponent = block == 0 ? relative(p, half, block_of(group)) : 0u;
+      if (p.largest[half] >= kWideFlag) exponent = block == block_of(group) ? 253u : 0u;
+      decode(rows[half], group, half, eight, exponent);
     }
   }
-  DSV4_DEVICE float factor(const Plan& p, int half, int pass) const {
-    const std::uint32_t s = p.wide[half] ? p.scales[half] >> (8 * pass) & 0xffu : p.largest[half];
-    return to_float(e8m0{static_cast<std::uint8_t>(s)});
+  DSV4_DEVICE float wide_factor(const Plan& p, int half, int block) const {
+    return power(p.largest[half] >= kWideFlag ? scales[half] >> (8 * block) & 0xffu : p.largest[half]);
+  }
+
+ private:
+  DSV4_DEVICE static int block_of(int group) { return group * 2 + arch::lane_id() % 4 / 2; }
+  DSV4_DEVICE static float power(std::uint32_t s) { return to_float(e8m0{static_cast<std::uint8_t>(s)}); }
+  // The exponent of 2^(126 + a block's scale - the largest) as a bf16; at 2^-64 still a normal number.
+  DSV4_DEVICE std::uint32_t relative(const Plan& p, int half, int block) const {
+    return 253u + (scales[half] >> (8 * block) & 0xffu) - p.largest[half];
+  }
+  DSV4_DEVICE void decode(std::uint32_t (&row)[4], int group, int half, int eight,
+                          std::uint32_t exponent) const {
+    arch::e2m1x8_to_bf16(row, words[group][half][eight], (exponent & 0xffu) * 0x00800080u);
   }
 };
 
-/// sum[m][i] = the promoted sums of a chunk of matrix m with tokens 8i .. 8i+7 (c of mma.cuh), i < tiles:
-/// bit for bit multiply_chunk and promoted.
-///   x(tile, channel) -> MmaWords           channels channel .. +7 of the chunk of token 8 * tile + lane / 4
-///   x_scale(tile) -> Vec<float, 2>         with kXScaled: of the lane's tokens 2t and 2t + 1
-///   next(group)                            called once the group's weights are in use: may load others
-/// All lanes of the warp call.
-template <bool kXScaled, int kMatrices, int kTiles, class Chunk, class X, class XScale, class Next>
-DSV4_DEVICE void chunk_sums(arch::Vec<float, 4> (&sum)[kMatrices][kTiles], const Chunk (&w)[kMatrices],
-                            int tiles, X x, XScale x_scale, Next next) {
-  typename Chunk::Plan plan[kMatrices];
-  int passes = 1;
+/// part[m] += eight channels' products of a lane's operands of each matrix.
+template <int kMatrices>
+DSV4_DEVICE void multiply_eight(float (&part)[kMatrices][4], const std::uint32_t (&rows)[kMatrices][2][4],
+                                const MmaWords& x) {
   DSV4_UNROLL
   for (int m = 0; m < kMatrices; ++m) {
-    plan[m] = w[m].plan();
-    const int own = Chunk::passes(plan[m]);
-    passes = own > passes ? own : passes;
-  }
-  const int t = arch::lane_id() % 4;
-  for (int pass = 0; pass < passes; ++pass) {
-    float part[kMatrices][kTiles][4] = {};
     DSV4_UNROLL
-    for (int group = 0; group < Chunk::kGroups; ++group) {
+    for (int j = 0; j < 4; j += 2) {
+      const std::uint32_t a[4] = {rows[m][0][j], rows[m][1][j], rows[m][0][j + 1], rows[m][1][j + 1]};
+      const std::uint32_t b[2] = {x[j], x[j + 1]};
+      arch::mma_m16n8k16_bf16(part[m], a, b, part[m]);
+    }
+  }
+}
+
+/// add(m, i, v): v the promoted sums of a chunk of matrix m with tokens 8i .. 8i+7 (c of mma.cuh), once for
+/// each i < tiles: bit for bit multiply_chunk and promoted.
+///   x(tile, channel) -> MmaWords     channels channel .. +7 of the chunk of token 8 * tile + lane / 4
+///   x_scale(tile) -> Vec<float, 2>   with kXScaled: of the lane's tokens 2t and 2t + 1
+///   next(group)                      called once the group's weights are in use: may load others
+/// All lanes of the warp call.
+template <bool kXScaled, int kTiles, int kMatrices, class Chunk, class X, class XScale, class Next, class Add>
+DSV4_DEVICE void chunk_sums(const Chunk (&w)[kMatrices], int tiles, X x, XScale x_scale, Next next, Add add) {
+  constexpr int kEights = Chunk::kLoad / 8;
+  const auto channel = [](int group, int eight) {
+    return group * Chunk::kGroupChannels + arch::lane_id() % 4 * Chunk::kLoad + eight * 8;
+  };
+  typename Chunk::Plan plan[kMatrices];
+  DSV4_UNROLL
+  for (int m = 0; m < kMatrices; ++m) plan[m] = w[m].plan();
+
+  if constexpr (Chunk::kWide) {
+    bool wide = false;
+    DSV4_UNROLL
+    for (int m = 0; m < kMatrices; ++m) wide = wide || Chunk::is_wide(plan[m]);
+    if (arch::any(
+            wide)) {  // never with trained weights: what counts is that it costs the others no registers
       DSV4_UNROLL
-      for (int eight = 0; eight < Chunk::kLoad / 8; ++eight) {
-        std::uint32_t rows[kMatrices][2][4];
-        DSV4_UNROLL
-        for (int m = 0; m < kMatrices; ++m) w[m].operands(rows[m], group, eight, plan[m], pass);
-        if (eight == Chunk::kLoad / 8 - 1 && (Chunk::kPasses == 1 || pass == passes - 1)) next(group);
-        DSV4_UNROLL
-        for (int tile = 0; tile < kTiles; ++tile) {
-          if (kTiles > 1 && tile >= tiles) continue;
-          const MmaWords v = x(tile, group * Chunk::kGroupChannels + t * Chunk::kLoad + eight * 8);
+      for (int tile = 0; tile < kTiles; ++tile) {
+        if (kTiles > 1 && tile >= tiles) continue;
+        arch::Vec<float, 4> sum[kMatrices] = {};
+        for (int block = 0; block < kMmaChunk / kFp4Block; ++block) {
+          float part[kMatrices][4] = {};
+          DSV4_UNROLL
+          for (int group = 0; group < Chunk::kGroups; ++group) {
+            DSV4_UNROLL
+            for (int eight = 0; eight < kEights; ++eight) {
+              std::uint32_t rows[kMatrices][2][4];
+              DSV4_UNROLL
+              for (int m = 0; m < kMatrices; ++m) w[m].wide_operands(rows[m], group, eight, plan[m], block);
+              multiply_eight(part, rows, x(tile, channel(group, eight)));
+            }
+          }
+          arch::Vec<float, 2> scale = {};
+          if constexpr (kXScaled) scale = x_scale(tile);
           DSV4_UNROLL
           for (int m = 0; m < kMatrices; ++m) {
             DSV4_UNROLL
-            for (int j = 0; j < 4; j += 2) {
-              const std::uint32_t a[4] = {rows[m][0][j], rows[m][1][j], rows[m][0][j + 1], rows[m][1][j + 1]};
-              const std::uint32_t b[2] = {v[j], v[j + 1]};
-              arch::mma_m16n8k16_bf16(part[m][tile], a, b, part[m][tile]);
+            for (int i = 0; i < 4; ++i) {
+              float v = part[m][i];
+              if constexpr (kXScaled) v *= scale[i % 2];
+              sum[m][i] += v * w[m].wide_factor(plan[m], i / 2, block);
             }
           }
         }
+        DSV4_UNROLL
+        for (int m = 0; m < kMatrices; ++m) add(m, tile, sum[m]);
+      }
+      DSV4_UNROLL
+      for (int group = 0; group < Chunk::kGroups; ++group) next(group);
+      return;
+    }
+  }
+
+  float part[kTiles][kMatrices][4] = {};
+  DSV4_UNROLL
+  for (int group = 0; group < Chunk::kGroups; ++group) {
+    DSV4_UNROLL
+    for (int eight = 0; eight < kEights; ++eight) {
+      std::uint32_t rows[kMatrices][2][4];
+      DSV4_UNROLL
+      for (int m = 0; m < kMatrices; ++m) w[m].operands(rows[m], group, eight, plan[m]);
+      if (eight == kEights - 1) next(group);
+      DSV4_UNROLL
+      for (int tile = 0; tile < kTiles; ++tile) {
+        if (kTiles > 1 && tile >= tiles) continue;
+        multiply_eight(part[tile], rows, x(tile, channel(group, eight)));
       }
     }
+  }
+  DSV4_UNROLL
+  for (int tile = 0; tile < kTiles; ++tile) {
+    if (kTiles > 1 && tile >= tiles) continue;
+    arch::Vec<float, 2> scale = {};
+    if constexpr (kXScaled) scale = x_scale(tile);
     DSV4_UNROLL
-    for (int tile = 0; tile < kTiles; ++tile) {
-      if (kTiles > 1 && tile >= tiles) continue;
-      arch::Vec<float, 2> scale = {};
-      if constexpr (kXScaled) scale = x_scale(tile);
+    for (int m = 0; m < kMatrices; ++m) {
+      arch::Vec<float, 4> v;
       DSV4_UNROLL
-      for (int m = 0; m < kMatrices; ++m) {
-        DSV4_UNROLL
-        for (int i = 0; i < 4; ++i) {
-          float v = part[m][tile][i];
-          if constexpr (kXScaled) v *= scale[i % 2];
-          if constexpr (Chunk::kScaled) v *= w[m].factor(plan[m], i / 2, pass);
-          sum[m][tile][i] = Chunk::kPasses == 1 || pass == 0 ? v : sum[m][tile][i] + v;
-        }
+      for (int i = 0; i < 4; ++i) {
+        v[i] = part[tile][m][i];
+        if constexpr (kXScaled) v[i] *= scale[i % 2];
+        if constexpr (Chunk::kScaled) v[i] *= w[m].factor(plan[m], i / 2);
       }
+      add(m, tile, v);
     }
   }
 }

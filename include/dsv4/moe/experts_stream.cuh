@@ -63,19 +63,18 @@ struct ExpertStream {
           weights[m].step();
           if (more) weights[m].load_scales(w[m], later_row, later_chunk);
         }
-        Sums sum[kMatrices][1];
-        linear::chunk_sums<kXScaled>(
-            sum, weights, 1,
+        linear::chunk_sums<kXScaled, 1>(
+            weights, 1,
             [&](int, int channel) { return x.words(std::int64_t{chunk} * linear::kMmaChunk + channel); },
             [&](int) { return x.scale(chunk); },
             [&](int group) {
               if (!more) return;
               DSV4_UNROLL
               for (int m = 0; m < kMatrices; ++m) weights[m].load(group, w[m], later_row, later_chunk);
+            },
+            [&](int m, int, const Sums& v) {
+              linear::store_shared(&shared.sums[buffer][pair - first][m][lane], v);
             });
-        DSV4_UNROLL
-        for (int m = 0; m < kMatrices; ++m)
-          linear::store_shared(&shared.sums[buffer][pair - first][m][lane], sum[m][0]);
       }
       arch::sync_threads();
       // What a warp adds here it may write again two windows on, and the next window's barrier lies between.

@@ -65,9 +65,8 @@ struct ExpertTile {
         weights[m].step();
         if (more) weights[m].load_scales(w[m], row, chunk + 1);
       }
-      Sums sum[kMatrices][kTiles];
-      linear::chunk_sums<kXScaled>(
-          sum, weights, tiles,
+      linear::chunk_sums<kXScaled, kTiles>(
+          weights, tiles,
           [&](int tile, int channel) {
             const int token = tile * linear::kMmaTokens + lane / 4;
             return linear::load_shared(reinterpret_cast<const linear::MmaWords*>(
@@ -81,16 +80,11 @@ struct ExpertTile {
             if (!more) return;
             DSV4_UNROLL
             for (int m = 0; m < kMatrices; ++m) weights[m].load(group, w[m], row, chunk + 1);
+          },
+          [&](int m, int tile, const Sums& v) {
+            DSV4_UNROLL
+            for (int i = 0; i < 4; ++i) total[m][tile][i] += v[i];
           });
-      DSV4_UNROLL
-      for (int tile = 0; tile < kTiles; ++tile) {
-        if (tile >= tiles) continue;
-        DSV4_UNROLL
-        for (int m = 0; m < kMatrices; ++m) {
-          DSV4_UNROLL
-          for (int i = 0; i < 4; ++i) total[m][tile][i] += sum[m][tile][i];
-        }
-      }
     }
   }
 
