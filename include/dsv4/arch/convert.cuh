@@ -10,10 +10,20 @@
 
 namespace dsv4::arch::inline DSV4_FLAVOUR {
 
-/// Four e4m3 codes (the first in the low byte) to two registers of two bf16 each, in order. Exact, subnormal
-/// codes too; except that a NaN code (0x7f, 0xff) gives +-480, the number its bits would mean: see e4m3_nans.
+/// The codes in bytes 1 and 3 of a word of e4m3 codes, to two bf16. Exact, subnormal codes too; except that a
+/// NaN code (0x7f, 0xff) gives +-480, the number its bits would mean: see e4m3_nans.
 ///
 /// A code's exponent and mantissa, moved into those of a bf16, are its value times 2^-120.
+DSV4_DEVICE std::uint32_t e4m3_odd_to_bf16(std::uint32_t codes) {
+  return mul_bf16x2((codes & 0x80008000u) | ((codes >> 4) & 0x07f007f0u), 0x7b807b80u);  // 2^120
+}
+/// The same of bytes 0 and 2.
+DSV4_DEVICE std::uint32_t e4m3_even_to_bf16(std::uint32_t codes) {
+  return mul_bf16x2(((codes << 8) & 0x80008000u) | ((codes << 4) & 0x07f007f0u), 0x7b807b80u);
+}
+
+/// Four e4m3 codes (the first in the low byte) to two registers of two bf16 each, in order; otherwise as
+/// e4m3_odd_to_bf16.
 DSV4_DEVICE void e4m3x4_to_bf16(std::uint32_t (&pair)[2], std::uint32_t codes) {
 #if defined(DSV4_SIMT_EMULATION)
   const std::uint32_t high[2] = {(codes & 0xffu) << 8 | (codes & 0xff00u) << 16,
@@ -22,10 +32,7 @@ DSV4_DEVICE void e4m3x4_to_bf16(std::uint32_t (&pair)[2], std::uint32_t codes) {
   const std::uint32_t high[2] = {__byte_perm(codes, 0, 0x1404), __byte_perm(codes, 0, 0x3424)};
 #endif
   DSV4_UNROLL
-  for (int i = 0; i < 2; ++i) {
-    const std::uint32_t small = (high[i] & 0x80008000u) | ((high[i] >> 4) & 0x07f007f0u);
-    pair[i] = mul_bf16x2(small, 0x7b807b80u);  // 2^120
-  }
+  for (int i = 0; i < 2; ++i) pair[i] = e4m3_odd_to_bf16(high[i]);
 }
 
 /// Of several words of four e4m3 codes: bits 0x80 of the bytes (of all words together) where a NaN stands.

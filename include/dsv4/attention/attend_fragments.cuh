@@ -11,6 +11,7 @@
 
 #include <dsv4/arch/arithmetic.cuh>
 #include <dsv4/arch/config.cuh>
+#include <dsv4/arch/convert.cuh>
 #include <dsv4/arch/index.cuh>
 #include <dsv4/arch/matrix.cuh>
 #include <dsv4/arch/memory.cuh>
@@ -37,22 +38,7 @@ struct RowTile {
   }
 };
 
-// ---- e4m3 to bf16 ----------------------------------------------------------------------------------------
-// The 7 bits of an e4m3 magnitude, put at the end of a bf16's, are its value times 2^-120, subnormals
-// included. NaN codes become +-480; nan_codes finds them.
-
-/// The codes of bytes 0 and 2 of a word.
-DSV4_DEVICE std::uint32_t even_codes(std::uint32_t w) {
-  return arch::mul_bf16x2(((w << 4) & 0x07f007f0u) | ((w << 8) & 0x80008000u), 0x7b807b80u);
-}
-/// The codes of bytes 1 and 3.
-DSV4_DEVICE std::uint32_t odd_codes(std::uint32_t w) {
-  return arch::mul_bf16x2(((w >> 4) & 0x07f007f0u) | (w & 0x80008000u), 0x7b807b80u);
-}
-/// Nonzero in the upper bit of a byte that is a NaN code.
-DSV4_DEVICE std::uint32_t nan_codes(std::uint32_t w) {
-  return ((w & 0x7f7f7f7fu) + 0x01010101u) & 0x80808080u;
-}
+// ---- pieces of operands ----------------------------------------------------------------------------------
 
 /// (low half of a, low half of b), and the same of the high halves.
 DSV4_DEVICE std::uint32_t low_halves(std::uint32_t a, std::uint32_t b) { return (a & 0xffffu) | b << 16; }
@@ -71,14 +57,14 @@ DSV4_DEVICE std::uint16_t scale_bits(std::uint32_t e) {
 // 3} where PTX has channels 2t + {0, 1}, 2t + 8 + {0, 1}; the second c + 4 + the same. Codes are converted
 // two at a time in just these pairs, and queries are stored in this order.
 
-/// b[j] of 32 channels from 8 codes; unscaled.
+/// b[j] of 32 channels from 8 codes; unscaled. NaN codes become +-480, and `nan` nonzero.
 DSV4_DEVICE void score_operands_e4m3(std::uint32_t (&b)[2][2], std::uint32_t& nan, const void* codes) {
   const auto w = *static_cast<const arch::Vec<std::uint32_t, 2>*>(codes);
   DSV4_UNROLL
   for (int j = 0; j < 2; ++j) {
-    b[j][0] = even_codes(w[j]), b[j][1] = odd_codes(w[j]);
-    nan |= nan_codes(w[j]);
+    b[j][0] = arch::e4m3_even_to_bf16(w[j]), b[j][1] = arch::e4m3_odd_to_bf16(w[j]);
   }
+  nan |= arch::e4m3_nans(w.v);
 }
 
 /// The same from 8 bf16; of queries too.
@@ -106,8 +92,8 @@ DSV4_DEVICE void value_operands_e4m3(std::uint32_t (&b)[2][2], const void* unit,
   for (int i = 0; i < 2; ++i) {
     const std::uint32_t s =
         *reinterpret_cast<const std::uint32_t*>(scales + 8 * i + 2 * (arch::lane_id() % 4));
-    b[0][i] = arch::mul_bf16x2(even_codes(r[i]), s);
-    b[1][i] = arch::mul_bf16x2(odd_codes(r[i]), s);
+    b[0][i] = arch::mul_bf16x2(arch::e4m3_even_to_bf16(r[i]), s);
+    b[1][i] = arch::mul_bf16x2(arch::e4m3_odd_to_bf16(r[i]), s);
   }
 }
 
