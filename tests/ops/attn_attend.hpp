@@ -162,11 +162,11 @@ struct AttendOracle {
     }
     lse = m + std::log(sum);
     const double denominator = sum + (sink == -INFINITY ? 0.0 : std::exp(sink - m));
-    // A weight is rounded to bf16: 2^-9 of it, or 2^-133 where it is tiny. Scores shift weights and
+    // A weight is rounded to bf16: 2^-8 of it, or 2^-133 where it is tiny. Scores shift weights and
     // denominator alike. A group's chain adds 128 terms, cut at 2^-23 each; groups merge with three
     // roundings.
     const double groups = static_cast<double>((rows.size() + 127) / 128);
-    const double relative = 0x1p-9 + 2 * std::expm1(2 * worst) + (8 * 18 * 2 + 4 * groups + 40) * kUnit;
+    const double relative = 0x1p-8 + 2 * std::expm1(2 * worst) + (8 * 18 * 2 + 4 * groups + 40) * kUnit;
     for (std::size_t d = 0; d < kHeadDim; ++d) {
       o[d] /= denominator;
       bound[d] = relative * size[d] / denominator;
@@ -223,7 +223,8 @@ struct AttendBatch {
       CAPTURE(token, h, rows.size());
       for (int d = 0; d < kHeadDim; ++d) {
         const double got = value(o.row(token * heads + h)[d]), w = want.o[std::size_t(d)];
-        const double bound = want.bound[std::size_t(d)] + 0x1p-8 * std::abs(w) * 0.51 + 1e-38;
+        const double before = want.bound[std::size_t(d)];  // the result is rounded to bf16
+        const double bound = before + 0x1p-8 * (std::abs(w) + before) + 1e-38;
         if (!(std::abs(got - w) <= bound)) {
           CAPTURE(d, got, w, bound);
           FAIL("o is outside its bound");

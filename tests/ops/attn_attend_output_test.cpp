@@ -73,6 +73,38 @@ TEST_CASE("attn_attend turns its rounded values back and quantises them", "[ops]
   REQUIRE_ROWS(again, want_codes);
 }
 
+TEST_CASE("attn_attend turns back by an engine's tables as by frequencies", "[ops][attn_attend]") {
+  // 3 tokens are split over groups, 65 are not.
+  const std::int64_t tokens = GENERATE(3, 65), rows = tokens == 3 ? 140 : 5, positions = 80;
+  AttendPool entries(CacheFormat::kKv584, 64, 64);
+  entries.fill(0, 64, 1);
+  const auto idx = test::slots_of(tokens * rows, 64, 2);
+  const auto freq = frequencies();
+  std::vector<float> table;  // a position's cosines, then its sines
+  for (std::int64_t position = 0; position < positions; ++position) {
+    math::SinCos angle[kPairs];
+    rope::angles(SerialCoop{}, angle, freq.data(), position, kPairs);
+    for (const math::SinCos& a : angle) table.push_back(a.cos);
+    for (const math::SinCos& a : angle) table.push_back(a.sin);
+  }
+  std::vector<std::int64_t> at;
+  for (std::int64_t t = 0; t < tokens; ++t) at.push_back(t * 37 % positions);
+  AttendBatch b(tokens, 2, 3);
+  b.p.entries = test::listed(entries, idx, rows);
+  b.p.rotate_back = true, b.p.rope_dim = 64, b.p.rope = {.freq = freq.data()};
+  b.p.positions = at.data(), b.p.position_type = ops::PositionType::kInt64;
+  b.run();
+  const std::vector<bf16> want = b.o.values();
+  Rows<bf16> again(tokens * 2, test::kHeadDim);
+  b.p.o = again.data();
+  b.p.rope = {.cos = table.data(),
+              .sin = table.data() + kPairs,
+              .max_position = positions,
+              .table_stride = 2 * kPairs};
+  b.run();
+  REQUIRE_ROWS(again, want);
+}
+
 TEST_CASE("attn_attend reads and writes strided heads and tokens", "[ops][attn_attend]") {
   const std::int64_t tokens = 3, heads = 2, rows = 20;
   AttendPool entries(CacheFormat::kRows, 32, 1, 1040);
@@ -83,6 +115,9 @@ TEST_CASE("attn_attend reads and writes strided heads and tokens", "[ops][attn_a
   b.p.entries.idx_stride = 25;
   b.run();
   const auto want = b.o.values();
+  const auto want_lse = b.lse.values();
+  Rows<float> lse(tokens, heads, RowLayout{heads + 3, 4});
+  b.p.lse = lse.data(), b.p.lse_stride = lse.stride();
   // Heads 520 apart; tokens 2 * 520 + 8.
   Rows<bf16> q(tokens, 1048), o(tokens, 1048);
   for (std::int64_t t = 0; t < tokens; ++t)
@@ -98,6 +133,7 @@ TEST_CASE("attn_attend reads and writes strided heads and tokens", "[ops][attn_a
       REQUIRE(std::memcmp(o.row(t) + h * 520 + 512, untouched.data(), 16) == 0);
     }
   REQUIRE(o.intact() == "");
+  REQUIRE_ROWS(lse, want_lse);
 }
 
 TEST_CASE("attn_attend of f32 is the primitive bit for bit", "[ops][attn_attend]") {
@@ -158,4 +194,48 @@ TEST_CASE("attn_attend of f32 is the primitive bit for bit", "[ops][attn_attend]
   for (int h = 0; h < heads; ++h) want_lse[std::size_t(heads + h)] = -1e30f;
   REQUIRE_ROWS(o, want);
   REQUIRE_ROWS(lse, want_lse);
+}
+
+TEST_CASE("attn_attend of f32 turns its values back and quantises them", "[ops][attn_attend]") {
+  const std::int64_t tokens = 2, rows = 21;
+  const int heads = 3;
+  AttendPool entries(CacheFormat::kRows, 32, 1, 0, ops::DType::kF32);
+  entries.fill(0, 32, 1);
+  const auto idx = test::slots_of(tokens * rows, 32, 2);
+  const auto freq = frequencies();
+  const std::vector<std::int32_t> positions = {3, 1048575};
+  Rows<float> queries(tokens * heads, test::kHeadDim, test::normal(tokens * heads * test::kHeadDim, 5));
+  Rows<float> plain(tokens * heads, test::kHeadDim), turned(tokens * heads, test::kHeadDim);
+  ops::AttnAttendParams p = {.o = plain.data(),
+                             .q = queries.data(),
+                             .entries = test::listed(entries, idx, rows),
+                             .tokens = tokens,
+                             .heads = heads,
+                             .head_dim = test::kHeadDim,
+                             .scale = 1.0f / std::sqrt(512.0f),
+                             .dtype = ops::DType::kF32};
+  std::vector<std::byte> memory(ops::attn_attend_workspace_bytes(p) + 256);
+  const auto at = reinterpret_cast<std::uintptr_t>(memory.data());
+  p.workspace = memory.data() + (256 - at % 256) % 256, p.workspace_bytes = memory.size() - 256;
+  REQUIRE_OK(ops::attn_attend(p, nullptr));
+  std::vector<float> want = plain.values();
+  std::vector<e4m3> want_codes(want.size());
+  std::vector<e8m0> want_scales(want.size() / 128);
+  for (std::size_t row = 0; row < std::size_t(tokens * heads); ++row) {
+    math::SinCos table[kPairs];
+    rope::angles(SerialCoop{}, table, freq.data(), positions[row / heads], kPairs);
+    rope::rotate(SerialCoop{}, want.data() + row * 512 + 448, table, kPairs, rope::Direction::kInverse);
+    for (std::size_t block = 4 * row; block < 4 * row + 4; ++block)
+      want_scales[block] =
+          quant::fp8_block(SerialCoop{}, want_codes.data() + 128 * block, want.data() + 128 * block, 128);
+  }
+  Rows<e4m3> codes(tokens, heads * test::kHeadDim);
+  Rows<e8m0> scales(tokens, heads * 4);
+  p.o = turned.data(), p.rotate_back = true, p.rope_dim = 64, p.rope = {.freq = freq.data()};
+  p.positions = positions.data();
+  p.quantised = {.codes = codes.data(), .scales = scales.data()};
+  REQUIRE_OK(ops::attn_attend(p, nullptr));
+  REQUIRE_ROWS(turned, want);
+  REQUIRE_ROWS(codes, want_codes);
+  REQUIRE_ROWS(scales, want_scales);
 }
