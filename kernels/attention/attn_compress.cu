@@ -32,9 +32,10 @@ struct Arguments {
   std::int64_t main_blocks;
 };
 
-// Block b: item b of the main compressor; then kWarps items of the index compressor each.
+// Block b: item b of the main compressor; then kWarps items of the index compressor each. Two blocks of a
+// multiprocessor leave registers for the rows that a thread has in flight; no third is worth spilled ones.
 template <class T, int kRatio>
-DSV4_KERNEL(kThreads)
+DSV4_KERNEL_RESIDENT(kThreads, 2)
 attn_compress_kernel(const DSV4_GRID_CONSTANT Arguments<T, kRatio> a) {
   struct alignas(16) Shared {
     T rows[2 * kMainDim];
