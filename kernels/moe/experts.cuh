@@ -109,42 +109,41 @@ DSV4_DEVICE void store_down(const ExpertsProblem& p, const moe::TileRows& tile, 
   }
 }
 
-/// Runs a stream body over the block's row groups with the tile's activations, quantised by the block itself
+/// Row groups, 16 rows of weights each, that a block of a stream body computes; less where the matrix ends.
+struct RowGroups {
+  std::int64_t first, count;
+};
+
+/// Runs a stream body over a block's row groups with the tile's activations, quantised by the block itself
 /// in shared memory or, for bf16 weights, read where they lie.
 template <class Weights, int kMatrices, class Y>
 DSV4_DEVICE void run_stream(const typename Weights::Matrix (&w)[kMatrices], const ExpertsProblem& p,
                             const linear::MmaInput& input, const moe::TileInput& in,
-                            const moe::TileRows& tile, unsigned char* memory, Y y) {
+                            const moe::TileRows& tile, const RowGroups& block, unsigned char* memory, Y y) {
   using Stream = moe::ExpertStream<Weights, kMatrices>;
   auto& shared = *reinterpret_cast<typename Stream::Shared*>(memory);
-  const std::int64_t first = arch::block_idx().x % p.row_blocks * p.block_groups;
-  const std::int64_t all = (w[0].rows + linear::kMmaRows - 1) / linear::kMmaRows;
-  const int groups = static_cast<int>(all - first < p.block_groups ? all - first : p.block_groups);
+  const std::int64_t left = (w[0].rows + linear::kMmaRows - 1) / linear::kMmaRows - block.first;
+  const int groups = static_cast<int>(left < block.count ? left : block.count);
   if constexpr (kQuantised<Weights>) {
     const auto chunks = static_cast<int>((w[0].cols + linear::kMmaChunk - 1) / linear::kMmaChunk);
     const moe::StagedCodes x(memory + sizeof shared, tile.rows, chunks);
     x.template fill<kExpertsWarps>(input, static_cast<int>(w[0].cols),
                                    [&](int row) { return in.source(p.plan, tile.first + row); });
-    Stream::template run<true>(w, x, y, first, groups, shared);
+    Stream::template run<true>(w, x, y, block.first, groups, shared);
   } else {
-    Stream::template run<false>(w, moe::GatheredRows(in, p.plan, tile), y, first, groups, shared);
+    Stream::template run<false>(w, moe::GatheredRows(in, p.plan, tile), y, block.first, groups, shared);
   }
 }
 
-// Gate and up of the same channels, and the activation: h as bf16.
+/// Gate and up of the same channels, and the activation: h as bf16. Called by all threads of a block.
 template <class Weights>
-DSV4_KERNEL_RESIDENT(kExpertsThreads, kStreamResident<Weights>)
-experts_up_stream_kernel(const DSV4_GRID_CONSTANT ExpertsProblem p) {
-  DSV4_DYN_SMEM(unsigned char, memory);
-  arch::allow_next_grid();
-  arch::wait_for_previous_grid();
-  const moe::TileRows tile(p.plan, arch::block_idx().x / p.row_blocks);
-  if (tile.expert < 0) return;
+DSV4_DEVICE void experts_up_stream(const ExpertsProblem& p, const moe::TileRows& tile, const RowGroups& block,
+                                   unsigned char* memory) {
   const typename Weights::Matrix w[2] = {expert_matrix<Weights>(p.up[0], tile.expert, p.inner, p.hidden),
                                          expert_matrix<Weights>(p.up[1], tile.expert, p.inner, p.hidden)};
   const ExpertActivation activation(p, tile, 0);
   run_stream<Weights>(
-      w, p, p.input, p.x, tile, memory, [&](const arch::Vec<float, 4>(&sum)[2][1], std::int64_t row) {
+      w, p, p.input, p.x, tile, block, memory, [&](const arch::Vec<float, 4>(&sum)[2][1], std::int64_t row) {
         const std::int64_t channel = row + arch::lane_id() / 4 * 2;
         DSV4_UNROLL
         for (int i = 0; i < 2; ++i) {
@@ -157,6 +156,35 @@ experts_up_stream_kernel(const DSV4_GRID_CONSTANT ExpertsProblem p) {
       });
 }
 
+/// h times W2. Called by all threads of a block.
+template <class Weights>
+DSV4_DEVICE void experts_down_stream(const ExpertsProblem& p, const moe::TileRows& tile,
+                                     const RowGroups& block, unsigned char* memory) {
+  const typename Weights::Matrix w[1] = {expert_matrix<Weights>(p.down, tile.expert, p.hidden, p.inner)};
+  linear::MmaInput input = {};
+  input.x = p.h.x;
+  input.x_stride = p.h.stride;
+  run_stream<Weights>(w, p, input, p.h, tile, block, memory,
+                      [&](const arch::Vec<float, 4>(&sum)[1][1], std::int64_t row) {
+                        store_down(p, tile, 0, row, sum[0][0]);
+                      });
+}
+
+/// The row groups of the calling block.
+DSV4_DEVICE RowGroups row_groups(const ExpertsProblem& p) {
+  return {arch::block_idx().x % p.row_blocks * p.block_groups, p.block_groups};
+}
+
+template <class Weights>
+DSV4_KERNEL_RESIDENT(kExpertsThreads, kStreamResident<Weights>)
+experts_up_stream_kernel(const DSV4_GRID_CONSTANT ExpertsProblem p) {
+  DSV4_DYN_SMEM(unsigned char, memory);
+  arch::allow_next_grid();
+  arch::wait_for_previous_grid();
+  const moe::TileRows tile(p.plan, arch::block_idx().x / p.row_blocks);
+  if (tile.expert >= 0) experts_up_stream<Weights>(p, tile, row_groups(p), memory);
+}
+
 template <class Weights>
 DSV4_KERNEL_RESIDENT(kExpertsThreads, kStreamResident<Weights>)
 experts_down_stream_kernel(const DSV4_GRID_CONSTANT ExpertsProblem p) {
@@ -164,15 +192,7 @@ experts_down_stream_kernel(const DSV4_GRID_CONSTANT ExpertsProblem p) {
   arch::allow_next_grid();
   arch::wait_for_previous_grid();
   const moe::TileRows tile(p.plan, arch::block_idx().x / p.row_blocks);
-  if (tile.expert < 0) return;
-  const typename Weights::Matrix w[1] = {expert_matrix<Weights>(p.down, tile.expert, p.hidden, p.inner)};
-  linear::MmaInput input = {};
-  input.x = p.h.x;
-  input.x_stride = p.h.stride;
-  run_stream<Weights>(w, p, input, p.h, tile, memory,
-                      [&](const arch::Vec<float, 4>(&sum)[1][1], std::int64_t row) {
-                        store_down(p, tile, 0, row, sum[0][0]);
-                      });
+  if (tile.expert >= 0) experts_down_stream<Weights>(p, tile, row_groups(p), memory);
 }
 
 // 128 channels of h in shared memory, on their way to codes.

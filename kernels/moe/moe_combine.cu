@@ -1,7 +1,7 @@
 // Op moe_combine: each thread adds up a few neighbouring channels of one token.
 #include <dsv4/arch/launch.cuh>
 #include <dsv4/arch/pdl.cuh>
-#include <dsv4/linear/lanes.cuh>
+#include <dsv4/moe/combine.cuh>
 #include <dsv4/ops/moe_route.hpp>
 
 #include "kernels/common/checks.hpp"
@@ -30,19 +30,9 @@ moe_combine_kernel(const DSV4_GRID_CONSTANT MoeCombineParams p, Strides stride) 
   for (std::int64_t d = (std::int64_t{arch::block_idx().y} * kThreads + arch::thread_idx().x) * kN;
        d < p.hidden; d += step) {
     const std::int64_t count = p.hidden - d;
-    float sum[kN] = {};
-    for (int j = 0; j < p.k; ++j) {
-      const std::int32_t row = row_of[j];
-      if (row < 0 || row >= p.rows) continue;
-      float v[kN];
-      linear::load_values<kVector>(v, static_cast<const T*>(p.y) + row * stride.y + d, count);
-      DSV4_UNROLL
-      for (int i = 0; i < kN; ++i) sum[i] += v[i];
-    }
-    float v[kN] = {};
-    if (shared) linear::load_values<kVector>(v, shared + d, count);
-    DSV4_UNROLL
-    for (int i = 0; i < kN; ++i) sum[i] += v[i];
+    float sum[kN];
+    moe::combine_span<kVector>(sum, static_cast<const T*>(p.y), stride.y, p.rows, row_of, p.k, shared, d,
+                               count);
     linear::store_values<kVector>(out + d, linear::rounded<T>(sum), count);
   }
 }

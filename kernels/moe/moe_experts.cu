@@ -3,9 +3,8 @@
 #include <dsv4/core/workspace.hpp>
 #include <dsv4/ops/moe_experts.hpp>
 
-#include "kernels/common/checks.hpp"
-#include "kernels/moe/experts.cuh"
 #include "kernels/moe/experts_exact.cuh"
+#include "kernels/moe/experts_host.hpp"
 
 #include <algorithm>
 
@@ -16,12 +15,7 @@ using namespace kernels;
 
 constexpr std::int64_t kMaxTokens = 1 << 24;
 constexpr std::int64_t kMaxChannels = 1 << 20;
-constexpr std::int64_t kSharedBytes = 99 * 1024;  // that every chip from sm_80 on gives a block
-constexpr std::int64_t kStreamBlocks = 1024;      // more would only quantise activations more often
-
-constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-constexpr std::int64_t chunks_of(std::int64_t k) { return ceil_div(k, linear::kMmaChunk); }
-constexpr bool quantises(WeightFormat f) { return f == WeightFormat::kFp8 || f == WeightFormat::kFp4; }
+constexpr std::int64_t kStreamBlocks = 1024;  // more would only quantise activations more often
 
 /// f(Type<Weights>{}) for a format that tensor cores take.
 template <class F>
@@ -29,19 +23,6 @@ Status with_weights(WeightFormat format, F f) {
   if (format == WeightFormat::kFp4) return f(Type<linear::Fp4Weights>{});
   if (format == WeightFormat::kFp8) return f(Type<linear::Fp8Weights>{});
   return f(Type<linear::Bf16Weights>{});
-}
-
-// Bytes of one expert's matrix [n, k], and of its scales.
-std::int64_t matrix_bytes(WeightFormat f, std::int64_t n, std::int64_t k) {
-  return f == WeightFormat::kFp4    ? n * (k / 2)
-         : f == WeightFormat::kFp8  ? n * k
-         : f == WeightFormat::kBf16 ? n * k * 2
-                                    : n * k * 4;
-}
-std::int64_t scale_bytes(WeightFormat f, std::int64_t n, std::int64_t k) {
-  return f == WeightFormat::kFp4   ? n * (k / linear::kFp4Block)
-         : f == WeightFormat::kFp8 ? ceil_div(n, linear::kFp8Tile) * chunks_of(k)
-                                   : 0;
 }
 
 std::int64_t tiles_of(const MoeExpertsParams& p) {
@@ -62,7 +43,7 @@ bool streams(const MoeExpertsParams& p) {
   const auto rows = std::min<std::int64_t>(p.tile_rows, moe::StagedCodes::kMaxRows);
   const std::int64_t sums = sizeof(moe::ExpertStream<linear::Fp4Weights, 2>::Shared);
   return p.tile_rows <= moe::StagedCodes::kMaxRows &&
-         sums + moe::StagedCodes::bytes(rows, chunks_of(std::max(p.hidden, p.inner))) <= kSharedBytes;
+         sums + moe::StagedCodes::bytes(rows, chunks_of(std::max(p.hidden, p.inner))) <= kExpertsSharedBytes;
 }
 
 struct Parts {
@@ -105,29 +86,9 @@ Parts parts(MoeExpertsParams p, void* base_or_null) {
   return w;
 }
 
-ExpertsMatrix matrix_of(const ExpertMatrix& m, std::int64_t n, std::int64_t k) {
-  return {static_cast<const unsigned char*>(m.data), static_cast<const e8m0*>(m.scales),
-          stride_or(m.expert_stride, matrix_bytes(m.format, n, k)),
-          stride_or(m.scales_expert_stride, scale_bytes(m.format, n, k)), m.format};
-}
-
 moe::ExpertPlan plan_of(const MoeExpertsParams& p) {
   return {p.plan.offsets, p.plan.pair_of, p.plan.tile_offsets, p.plan.tile_expert, p.tokens, p.k,
           p.tile_rows};
-}
-
-linear::MmaInput input_of(const MoeExpertsParams& p) {
-  const LinearInput& in = p.input;
-  const bool by_rows = in.scale_layout == ScaleLayout::kRowMajor;
-  const std::int64_t scales = stride_or(in.scales_stride, by_rows ? chunks_of(p.hidden) : p.tokens);
-  return {.x = static_cast<const bf16*>(in.x),
-          .codes = static_cast<const e4m3*>(in.codes),
-          .scales = {in.scales, by_rows ? scales : 1, by_rows ? 1 : scales, in.scale_type == ScaleType::kF32},
-          .weight = nullptr,
-          .eps = 0.0f,
-          .tokens = p.tokens,
-          .x_stride = stride_or(in.x_stride, p.hidden),
-          .codes_stride = stride_or(in.codes_stride, p.hidden)};
 }
 
 ExpertsProblem problem_of(const MoeExpertsParams& p, const Parts& w) {
@@ -136,7 +97,7 @@ ExpertsProblem problem_of(const MoeExpertsParams& p, const Parts& w) {
   problem.up[1] = matrix_of(p.weights.w3, p.inner, p.hidden);
   problem.down = matrix_of(p.weights.w2, p.hidden, p.inner);
   problem.plan = plan_of(p);
-  problem.input = input_of(p);
+  problem.input = input_of(p.input, p.tokens, p.hidden);
   problem.x = {.x = w.x ? w.x : problem.input.x,
                .scales = w.x_scales,
                .cols = p.hidden,
@@ -248,53 +209,6 @@ Status launch_exact(const MoeExpertsParams& p, const Parts& w, Stream stream) {
                       config_of(tiles_of(p) * problem.row_blocks, kThreads), stream, problem);
 }
 
-// Elements that rows of a format are a multiple of.
-std::int64_t row_multiple(WeightFormat f, bool f32) {
-  return f == WeightFormat::kFp4 ? linear::kFp4Block : f32 ? 1 : f == WeightFormat::kFp8 ? 16 : 8;
-}
-
-template <Text kArgument, class C>
-void check_matrix(C& c, const ExpertMatrix& m, std::int64_t n, std::int64_t k, bool f32) {
-  c.template require<kArgument + Text(".format"), "has no instance for these activations">(
-      m.format == WeightFormat::kFp4 || m.format == WeightFormat::kFp8 || m.format == WeightFormat::kBf16 ||
-          (m.format == WeightFormat::kF32 && f32),
-      static_cast<std::int64_t>(m.format), 0, Code::kUnsupported);
-  if (!c.ok()) return;
-  const std::int64_t multiple = row_multiple(m.format, f32);
-  c.template require<kArgument, "must have rows of whole vectors of weights">(k % multiple == 0, k, multiple,
-                                                                              Code::kUnsupported);
-  c.template stride<kArgument + Text(".expert_stride")>(m.expert_stride, matrix_bytes(m.format, n, k),
-                                                        f32 ? 1 : 16);
-  c.template stride<kArgument + Text(".scales_expert_stride")>(m.scales_expert_stride,
-                                                               scale_bytes(m.format, n, k));
-}
-
-template <Text kArgument, class C>
-void check_matrix_pointers(C& c, const ExpertMatrix& m, bool f32) {
-  const std::size_t own = m.format == WeightFormat::kF32 ? 4 : m.format == WeightFormat::kBf16 ? 2 : 1;
-  c.template pointer<kArgument + Text(".data")>(m.data, f32 ? own : 16);
-  if (quantises(m.format)) c.template pointer<kArgument + Text(".scales")>(m.scales, 1);
-}
-
-template <class C>
-void check_input(C& c, const MoeExpertsParams& p, bool f32) {
-  const LinearInput& in = p.input;
-  c.template require<"input.norm_weight", "must be null">(!in.norm_weight);
-  c.template require<"input.codes", "go with FP4 and FP8 weights and bf16 activations">(
-      !in.codes || (!f32 && quantises(p.weights.w1.format)));
-  c.template stride<"input.x_stride">(in.x_stride, p.hidden, f32 ? 1 : 8);
-  if (!in.codes) return;
-  c.template stride<"input.codes_stride">(in.codes_stride, p.hidden, 16);
-  c.template require<"input.scale_type", "has no instance">(
-      in.scale_type == ScaleType::kUe8m0 || in.scale_type == ScaleType::kF32,
-      static_cast<std::int64_t>(in.scale_type), 0, Code::kUnsupported);
-  c.template require<"input.scale_layout", "has no instance">(
-      in.scale_layout == ScaleLayout::kRowMajor || in.scale_layout == ScaleLayout::kColumnMajor,
-      static_cast<std::int64_t>(in.scale_layout), 0, Code::kUnsupported);
-  c.template stride<"input.scales_stride">(
-      in.scales_stride, in.scale_layout == ScaleLayout::kRowMajor ? chunks_of(p.hidden) : p.tokens);
-}
-
 template <class C>
 void check_sizes(C& c, const MoeExpertsParams& p) {
   c.template require<"tokens", "must be 0 .. 2^24">(p.tokens >= 0 && p.tokens <= kMaxTokens, p.tokens,
@@ -328,25 +242,17 @@ Status check(const MoeExpertsParams& p, const Parts& w) {
   c.require<"weights.w3.format", "must be that of w1">(p.weights.w1.format == p.weights.w3.format,
                                                        static_cast<std::int64_t>(p.weights.w3.format),
                                                        static_cast<std::int64_t>(p.weights.w1.format));
-  check_matrix<"weights.w1">(c, p.weights.w1, p.inner, p.hidden, f32);
-  check_matrix<"weights.w3">(c, p.weights.w3, p.inner, p.hidden, f32);
-  check_matrix<"weights.w2">(c, p.weights.w2, p.hidden, p.inner, f32);
+  check_weights<"weights">(c, p.weights, p.hidden, p.inner, f32);
   if (!f32) {
     c.require<"hidden", "must be a multiple of 8">(p.hidden % 8 == 0, p.hidden, 8, Code::kUnsupported);
     c.require<"inner", "must be a multiple of 8">(p.inner % 8 == 0, p.inner, 8, Code::kUnsupported);
   }
-  check_input(c, p, f32);
+  check_input(c, p.input, p.tokens, p.hidden, quantises(p.weights.w1.format), f32);
   if (!c.ok() || p.tokens == 0) return c.status();
   c.pointer<"y">(p.y, f32 ? 4 : 2);
-  if (!p.input.codes) c.pointer<"input.x">(p.input.x, f32 ? 4 : 16);
-  if (p.input.codes) {
-    c.pointer<"input.codes">(p.input.codes, 16);
-    c.pointer<"input.scales">(p.input.scales, p.input.scale_type == ScaleType::kF32 ? 4 : 1);
-  }
+  check_input_pointers(c, p.input, f32);
   c.optional<"routing">(p.routing, alignof(float));
-  check_matrix_pointers<"weights.w1">(c, p.weights.w1, f32);
-  check_matrix_pointers<"weights.w3">(c, p.weights.w3, f32);
-  check_matrix_pointers<"weights.w2">(c, p.weights.w2, f32);
+  check_weights_pointers<"weights">(c, p.weights, f32);
   c.pointer<"workspace">(p.workspace, kWorkspaceAlignment);
   c.require<"workspace_bytes", "must be at least moe_experts_workspace_bytes">(
       p.workspace_bytes >= w.bytes, static_cast<std::int64_t>(p.workspace_bytes),

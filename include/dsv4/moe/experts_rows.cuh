@@ -25,6 +25,8 @@ struct TileRows {
   std::int64_t first;
   int rows;
 
+  DSV4_DEVICE TileRows(std::int64_t expert_, std::int64_t first_, int rows_)
+      : expert(expert_), first(first_), rows(rows_) {}
   DSV4_DEVICE TileRows(const ExpertPlan& plan, std::int64_t tile) {
     std::int64_t end;
     if (plan.tile_expert) {
