@@ -19,13 +19,10 @@ inline constexpr ops::DType kDType = std::is_same_v<T, float> ? ops::DType::kF32
 template <class T>
 inline constexpr bool kF32 = std::is_same_v<T, float>;
 
-/// Numbers of a seed. Streams of test::Random whose seeds are neighbours overlap; those of these do not.
-inline test::Random stream_of(std::uint64_t seed) { return test::Random(seed * 0xd1342543de82ef95u); }
-
 template <class T>
 std::vector<T> normal(std::int64_t n, std::uint64_t seed, double sigma = 1.0) {
   std::vector<T> v(static_cast<std::size_t>(n));
-  test::Random random = stream_of(seed);
+  test::Random random(seed);
   for (T& x : v) x = from_float<T>(static_cast<float>(random.normal() * sigma));
   return v;
 }
@@ -35,7 +32,7 @@ std::vector<T> normal(std::int64_t n, std::uint64_t seed, double sigma = 1.0) {
 template <class T>
 std::vector<T> whole(std::int64_t n, std::uint64_t seed, int most, float unit = 1.0f) {
   std::vector<T> v(static_cast<std::size_t>(n));
-  test::Random random = stream_of(seed);
+  test::Random random(seed);
   for (T& x : v) x = from_float<T>(static_cast<float>(random.integer(-most, most)) * unit);
   return v;
 }

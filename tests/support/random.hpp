@@ -8,17 +8,13 @@
 
 namespace dsv4::test {
 
-/// SplitMix64: a 64-bit counter through a fixed mixer; any seed is a good one.
+/// SplitMix64: a 64-bit counter through a fixed mixer. Any seed is a good one: it is mixed too, or the streams
+/// of neighbouring seeds would be one stream, shifted.
 class Random {
  public:
-  explicit Random(std::uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15u + 0x243f6a8885a308d3u) {}
+  explicit Random(std::uint64_t seed) : state_(mixed(seed + 0x243f6a8885a308d3u)) {}
 
-  std::uint64_t next() {
-    std::uint64_t z = (state_ += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-  }
+  std::uint64_t next() { return mixed(state_ += 0x9e3779b97f4a7c15u); }
   std::uint32_t bits() { return static_cast<std::uint32_t>(next() >> 32); }
   /// Uniform in [0, 1), a multiple of 2^-53.
   double unit() { return static_cast<double>(next() >> 11) * 0x1p-53; }
@@ -34,6 +30,12 @@ class Random {
   }
 
  private:
+  static std::uint64_t mixed(std::uint64_t z) {
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+  }
+
   std::uint64_t state_;
 };
 
