@@ -45,10 +45,10 @@ struct MoeFusedParams {
   std::int32_t blocks = 0;      // of the launch, 1 .. 65535; 0 = as many as the device holds at once. Results
                                 // do not depend on it
   MoePeers peers = {};
-  void* state =
-      nullptr;  // counters: zero before the first call, zero after each; 256-byte aligned. It may be
-                // shared by calls of any sizes that it is large enough for, as long as they follow
-                // one another; after a launch that a device error ended it must be zeroed again
+  // Counters: zero before the first call, zero after each; 256-byte aligned. It may be shared by calls of any
+  // sizes that it is large enough for, as long as they follow one another. After a launch that a device error
+  // ended it must be zeroed again.
+  void* state = nullptr;
   std::size_t state_bytes = 0;
   void* workspace = nullptr;  // anything before, anything after
   std::size_t workspace_bytes = 0;
