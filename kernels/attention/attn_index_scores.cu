@@ -18,9 +18,10 @@ struct Scores {
 };
 
 // Grid: x = tokens, y = segments of their entries. Blocks that run together share a segment: the tokens of a
-// prefill find its keys in L2.
+// prefill find its keys in L2. Queries and the keys in flight fill the registers of one block of a
+// multiprocessor, or of two where heads are few.
 template <class Scorer>
-DSV4_KERNEL(Scorer::kThreads)
+DSV4_KERNEL_RESIDENT(Scorer::kThreads, Scorer::kMaxHeads > 16 ? 1 : 2)
 index_scores_kernel(const DSV4_GRID_CONSTANT typename Scorer::Problem problem,
                     const DSV4_GRID_CONSTANT Scores out) {
   arch::allow_next_grid();

@@ -73,7 +73,7 @@ struct ExactStorage {
 
 // The same in fp32. Warp 0 scores a tile of entries for all.
 template <class Best, class T>
-DSV4_KERNEL(Best::kThreads)
+DSV4_KERNEL_RESIDENT(Best::kThreads, 1)
 exact_select_kernel(const DSV4_GRID_CONSTANT kernels::ExactProblem<T> problem,
                     const DSV4_GRID_CONSTANT Selection s) {
   using Storage = ExactStorage<Best>;

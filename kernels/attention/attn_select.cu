@@ -20,9 +20,14 @@ struct Rows {
   attention::RowSplit split;
 };
 
+// Blocks of a multiprocessor: 1024 threads of 64 registers each, half as many where lists are longest and a
+// thread holds more of their candidates.
+template <class Best>
+inline constexpr int kResident = (Best::kMaxK > 2048 ? 512 : 1024) / Best::kThreads;
+
 // Grid: x = tokens * pieces. The last tokens come first: in a prefill they see the most.
 template <class Best, bool kSplit>
-DSV4_KERNEL(Best::kThreads)
+DSV4_KERNEL_RESIDENT(Best::kThreads, kResident<Best>)
 attn_select_kernel(const DSV4_GRID_CONSTANT attention::ChosenRows out,
                    const DSV4_GRID_CONSTANT attention::Winners winners, const DSV4_GRID_CONSTANT Rows rows) {
   DSV4_DYN_SMEM(typename Best::Storage, storage);
