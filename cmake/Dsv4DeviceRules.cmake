@@ -18,6 +18,10 @@ endif()
 
 cmake_minimum_required(VERSION 3.25)
 
+if("${ROOT}${SELF_TEST}" STREQUAL "")
+  message(FATAL_ERROR "give -D ROOT=<repository> or -D SELF_TEST=<scratch folder>")
+endif()
+
 # ---- the rules -------------------------------------------------------------------------------------------
 # Files they do not concern: arch itself; the machine, which is host code; host vectors; the macros' own header.
 set(exempt "^(include/dsv4/(arch|simt)/.*|simt/.*|include/dsv4/core/(simd|config)[.]hpp)$")

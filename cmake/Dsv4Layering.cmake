@@ -17,6 +17,10 @@ endif()
 
 cmake_minimum_required(VERSION 3.25)
 
+if("${ROOT}${SELF_TEST}" STREQUAL "")
+  message(FATAL_ERROR "give -D ROOT=<repository> or -D SELF_TEST=<scratch folder>")
+endif()
+
 # ---- table 1: files of this repository -------------------------------------------------------------------
 # allow(<files> <may include> [<but never>]): regexes on paths from the root, without a leading "include/".
 # The FIRST line whose <files> matches decides. OWN in <may include> stands for the includer's own folder.
