@@ -260,8 +260,8 @@ std::vector<float> index_row(std::uint64_t seed) {
 }
 }  // namespace
 
-TEMPLATE_TEST_CASE("attention::IndexFp4Pool lays out every byte and reads it back",
-                   "[attention][kv_cache]", float, bf16) {
+TEMPLATE_TEST_CASE("attention::IndexFp4Pool lays out every byte and reads it back", "[attention][kv_cache]",
+                   float, bf16) {
   using T = TestType;
   REQUIRE(IndexFp4Pool::kEntryBytes == 68);
   const int page_entries = GENERATE(1, 2, 53, 64, 256);

@@ -8,8 +8,8 @@
 
 namespace dsv4::test {
 
-/// SplitMix64: a 64-bit counter through a fixed mixer. Any seed is a good one: it is mixed too, or the streams
-/// of neighbouring seeds would be one stream, shifted.
+/// SplitMix64: a 64-bit counter through a fixed mixer. Any seed is a good one: it is mixed too, or the
+/// streams of neighbouring seeds would be one stream, shifted.
 class Random {
  public:
   explicit Random(std::uint64_t seed) : state_(mixed(seed + 0x243f6a8885a308d3u)) {}
