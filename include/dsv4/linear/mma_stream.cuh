@@ -111,17 +111,16 @@ struct MmaStream {
         const int begin = group * chunks < first ? first : group * chunks;
         const bool complete = (group + 1) * chunks <= end;
         const int stop = complete ? (group + 1) * chunks : end;
-        DSV4_UNROLL
-        for (int tile = 0; tile < kTiles; ++tile) {
-          if ((group * kTiles + tile) % kWarps != warp) continue;
-          if (begin == group * chunks) total = {};
-          for (int pair = begin; pair < stop; ++pair) {
-            const Sums part = load_shared(&shared.sums[buffer][pair - first][tile][lane]);
-            DSV4_UNROLL
-            for (int i = 0; i < 4; ++i) total[i] += part[i];
-          }
-          if (complete) y.store(total, (first_group + group) * kMmaRows, tile * kMmaTokens);
+        // The sums of tile i of group g are warp (g * kTiles + i) % kWarps's: at most one tile of a group.
+        const int tile = (warp - group * kTiles) & (kWarps - 1);
+        if (tile >= kTiles) continue;
+        if (begin == group * chunks) total = {};
+        for (int pair = begin; pair < stop; ++pair) {
+          const Sums part = load_shared(&shared.sums[buffer][pair - first][tile][lane]);
+          DSV4_UNROLL
+          for (int i = 0; i < 4; ++i) total[i] += part[i];
         }
+        if (complete) y.store(total, (first_group + group) * kMmaRows, tile * kMmaTokens);
       }
     }
   }
