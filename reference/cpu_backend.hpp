@@ -39,7 +39,6 @@ class CpuBackend {
 
   /// threads 0 = one for each hardware thread.
   explicit CpuBackend(const ModelConfig& config, int threads = 0);
-  virtual ~CpuBackend() = default;
 
   const ModelConfig& config() const { return config_; }
   int threads() const { return pool_.threads(); }
@@ -85,7 +84,7 @@ class CpuBackend {
     linear::RowsF32 rows;
     std::int64_t count;
   };
-  virtual Operand operand(const T* x, std::int64_t rows, std::int64_t cols, bool quantise);
+  Operand operand(const T* x, std::int64_t rows, std::int64_t cols, bool quantise);
   Operand operand(const Rows& x, bool quantise);
 
   // y[t * stride + n] = round( x[t] . w[n] ) for all rows of both.

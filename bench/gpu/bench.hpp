@@ -88,5 +88,6 @@ void bench_linear(Bench& bench);   // linear_multi, linear_fp8, attn_out_proj
 void bench_prepare(Bench& bench);  // attn_qk_prep, attn_compress
 void bench_indexer(Bench& bench);  // attn_index_scores, attn_select, attn_index_select
 void bench_attend(Bench& bench);   // attn_attend
+void bench_moe(Bench& bench);      // moe_gate, moe_dispatch, moe_experts, moe_combine, moe_fused
 
 }  // namespace dsv4::gpu

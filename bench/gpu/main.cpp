@@ -46,6 +46,7 @@ int main(int argc, char** argv) {
     bench_prepare(bench);
     bench_indexer(bench);
     bench_attend(bench);
+    bench_moe(bench);
     bench.report();
     return bench.failed() ? 1 : 0;
   } catch (const std::exception& e) {

@@ -23,7 +23,7 @@ struct Rows {
 // Blocks of a multiprocessor: 1024 threads of 64 registers each, half as many where lists are longest and a
 // thread holds more of their candidates.
 template <class Best>
-inline constexpr int kResident = (Best::kMaxK > 2048 ? 512 : 1024) / Best::kThreads;
+[[maybe_unused]] inline constexpr int kResident = (Best::kMaxK > 2048 ? 512 : 1024) / Best::kThreads;
 
 // Grid: x = tokens * pieces. The last tokens come first: in a prefill they see the most.
 template <class Best, bool kSplit>

@@ -1,8 +1,6 @@
 #include "reference/op_backend/op_backend.hpp"
 
-#include <dsv4/core/quant.hpp>
 #include <dsv4/mtp/input.hpp>
-#include <dsv4/ops/act_quant.hpp>
 #include <dsv4/ops/embed.hpp>
 #include <dsv4/ops/lm_head.hpp>
 #include <dsv4/ops/rms_norm.hpp>
@@ -40,39 +38,10 @@ void OpBackend<T>::begin(const Batch& batch) {
   kept_kv_.drop();
   kept_query_.drop();
   kept_entries_.drop();
+  kept_ffn_.drop();
 }
 
 // ---------------------------------------------------------------------------------------------- row ops
-
-// The quantised activations of linears that have no op yet (the experts').
-template <class T>
-typename OpBackend<T>::Operand OpBackend<T>::operand(const T* x, std::int64_t rows, std::int64_t cols,
-                                                     bool quantise) {
-  if (!kDeploy || !quantise) return Base::operand(x, rows, cols, quantise);
-  Operand out{Tensor<float>(rows, cols), {}, rows};
-  out.rows = {out.storage.data(), cols};
-  const std::int64_t blocks = (cols + quant::kFp8LinearBlock - 1) / quant::kFp8LinearBlock;
-  std::vector<e4m3> codes(static_cast<std::size_t>(rows * cols));
-  std::vector<e8m0> scales(static_cast<std::size_t>(rows * blocks));
-  OpCall call;
-  call.run(ops::act_quant({.codes = call.out(codes),
-                           .scales = call.out(scales),
-                           .x = call.in(x, rows * cols),
-                           .rows = rows,
-                           .n = cols,
-                           .block = quant::kFp8LinearBlock,
-                           .dtype = kType},
-                          OpCall::kStream),
-           "act_quant");
-  for (std::int64_t t = 0; t < rows; ++t)
-    for (std::int64_t i = 0; i < blocks; ++i) {
-      const std::int64_t first = i * quant::kFp8LinearBlock, at = t * cols + first;
-      quant::fp8_decode(out.storage.data() + at, codes.data() + at,
-                        static_cast<int>(std::min<std::int64_t>(quant::kFp8LinearBlock, cols - first)),
-                        to_float(scales[static_cast<std::size_t>(t * blocks + i)]));
-    }
-  return out;
-}
 
 template <class T>
 template <class TOut>

@@ -1,11 +1,12 @@
-// The stages of the forward pass on the library's ops. What has no op yet runs on the CPU backend it derives
-// from.
+// The stages of the forward pass on the library's ops. The CPU backend that it derives from gives it its
+// configuration and angles, and the lists of what every token sees.
 #pragma once
 
 #include <dsv4/ops/attn_index.hpp>
 #include <dsv4/ops/attn_proj.hpp>
 #include <dsv4/ops/linear.hpp>
 #include <dsv4/ops/mhc.hpp>
+#include <dsv4/ops/moe_experts.hpp>
 
 #include "reference/cpu_backend.hpp"
 #include "reference/op_backend/caches.hpp"
@@ -15,6 +16,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace dsv4::reference::inline DSV4_FLAVOUR {
@@ -33,10 +35,17 @@ class OpBackend : public CpuBackend<T> {
   using typename Base::Rows;
   using typename Base::Streams;
 
+  /// The CPU backend's, and the tiles of its rows.
+  struct Plan : Base::Plan {
+    std::vector<std::int32_t> tile_offsets, tile_expert;  // [E + 1] [moe_max_tiles]
+    std::int32_t tile_rows = 0;
+  };
+
   /// fused = every fused op in place of its chain: mhc_pre with the layer's norm, mhc_post with the next
-  /// mhc_pre, linear_multi for projections of one input, attn_qk_prep, attn_index_select. Their results wait
-  /// for the stage that asks for them, and are used if its input is still theirs, bit for bit. Throws
-  /// InputError where this flavour's kernels cannot run.
+  /// mhc_pre, linear_multi for projections of one input, attn_qk_prep, attn_index_select, moe_fused (where it
+  /// has the formats and takes as many tokens). Their results wait for the stage that asks for them, and are
+  /// used if its input is still theirs, bit for bit. Throws InputError where this flavour's kernels cannot
+  /// run.
   OpBackend(const Model& model, int threads, bool fused);
 
   void begin(const Batch& batch);
@@ -60,14 +69,20 @@ class OpBackend : public CpuBackend<T> {
   void attn_append(const Rows& kv, int b, Batch& batch);
   Rows attn_out_proj(const AttentionWeights& w, Rows& o, int b);
 
+  /// Throws std::runtime_error if a token id has no row in the routing table, or its row an expert that does
+  /// not exist.
+  Route moe_gate(const FfnWeights& w, const Rows& x, int b, const Batch& batch);
+  Plan moe_dispatch(const Route& route);
+  /// fused: no rows, where one launch gives moe_combine's.
+  Rows moe_expert(const FfnWeights& w, const Rows& x, const Plan& plan, const Route& route);
+  Rows moe_shared(const FfnWeights& w, const Rows& x);
+  Rows moe_combine(const Rows& y, const Plan& plan, const Rows& shared);
+
   Streams mtp_input(const MtpWeights& w, const WeightView& table, const std::vector<std::int32_t>& next_ids,
                     const Streams& s);
   Tensor<float> lm_head(const WeightView& head, const Rows& x, const Batch& batch);
 
  private:
-  using typename Base::Operand;
-  Operand operand(const T* x, std::int64_t rows, std::int64_t cols, bool quantise) override;
-
   // One mHC site, in the order of the forward pass.
   struct Site {
     const HcWeights* hc;
@@ -91,6 +106,12 @@ class OpBackend : public CpuBackend<T> {
     std::vector<std::uint8_t> scales;  // deploy: [T, Hi, 4]
     Rows q;                            // [T, Hi, 128]: exact as it is, deploy decoded
     Tensor<float> weights_out;         // [T, Hi]
+  };
+  // An FFN that moe_fused computed, and what it computed it from.
+  struct FusedFfn {
+    const FfnWeights* w = nullptr;
+    Rows x, out;  // [T, D]
+    Route route;
   };
 
   static constexpr ops::DType kType = kDeploy ? ops::DType::kBf16 : ops::DType::kF32;
@@ -134,6 +155,13 @@ class OpBackend : public CpuBackend<T> {
   ops::IndexQueries queries(OpCall& call, const PagedRows& keys, std::int64_t most) const;
   ops::VisibleEntries visible(OpCall& call) const;
 
+  // op_moe.cpp
+  ops::MoeExpertsParams experts_params(OpCall& call, std::span<const ExpertWeights> experts, const Rows& x,
+                                       Rows& y, float limit);
+  void run_experts(OpCall& call, ops::MoeExpertsParams p);
+  Rows routed(const FfnWeights& w, const Rows& x, const Plan& plan, const Route& route);
+  bool fuse(const FfnWeights& w, const Rows& x, const Route& route);
+
   DeviceWeights<T> weights_;
   std::vector<Site> sites_;
   bool fused_;
@@ -148,8 +176,12 @@ class OpBackend : public CpuBackend<T> {
   Kept<Rows> kept_kv_;                       // a layer's input
   Kept<IndexQuery> kept_query_;              // Wq_a x, normed
   Kept<Tensor<std::int32_t>> kept_entries_;  // scores
+  Kept<FusedFfn> kept_ffn_;                  // the shared expert's rows
+
+  std::vector<std::uint8_t> fused_state_;  // moe_fused's counters, from call to call
 
   // Of the block that runs.
+  FusedFfn ffn_;
   IndexQuery index_;
   PagedRows window_;                 // the new key-value rows, and from attn_attend on those that they see
   Rows window_rows_;                 // the new rows as attn_kv_proj gave them

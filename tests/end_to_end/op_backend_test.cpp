@@ -1,5 +1,6 @@
 // The forward pass on ops: what fusing saves, batch invariance with tensor cores that round like a device's,
-// and sequences that go back, fork, are restored or change their backend.
+// the experts in one launch, routing tables that are wrong, and sequences that go back, fork, are restored or
+// change their backend.
 #include "reference/op_backend/op_backend.hpp"
 #include "reference/forward.hpp"
 #include "tests/support/catch.hpp"
@@ -12,6 +13,8 @@
 #include <algorithm>
 #include <cstring>
 #include <span>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 using namespace dsv4;
@@ -93,6 +96,62 @@ TEST_CASE("logits do not depend on the chunks, with the rounding of a device", "
   const std::vector<float> whole = last_logits<bf16>(model, true, 12, 12);
   CHECK(same_bits(last_logits<bf16>(model, true, 12, 1), whole));
   CHECK(same_bits(last_logits<bf16>(model, false, 12, 5), whole));
+}
+
+TEST_CASE("the experts in one launch: the chain's bits, also where a tap replaces the shared expert's",
+          "[op_backend]") {
+  const Model model = test::random_model(test::tiny_config(), NumericMode::kDeploy, 7);
+  const int block = GENERATE(0, 2);  // routed by token, and by score
+  REQUIRE(model.config.hashed(block) == (block == 0));
+  const FfnWeights& w = model.layers[static_cast<std::size_t>(block)].ffn;
+  const std::vector<std::int32_t> tokens = tokens_of(model, 5);
+  SequenceState state(model.config, model.mode, {});
+  Batch batch;
+  REQUIRE(make_batch(model, std::vector<Append>{{&state, tokens, {}}}, &batch).ok());
+  Tensor<bf16> x(5, model.config.hidden);
+  test::Random random(9);
+  for (std::int64_t i = 0; i < x.size(); ++i)
+    x.data()[i] = from_float<bf16>(static_cast<float>(random.normal()));
+
+  const auto run = [&](bool fused, bool replace) {
+    OpBackend<bf16> backend(model, 1, fused);
+    backend.begin(batch);
+    const Route route = backend.moe_gate(w, x, block, batch);
+    const auto plan = backend.moe_dispatch(route);
+    simt::reset_counters();
+    const Tensor<bf16> y = backend.moe_expert(w, x, plan, route);
+    CHECK(simt::counters().launches == (fused ? 1 : 2));
+    Tensor<bf16> shared = backend.moe_shared(w, x);
+    if (replace) shared.data()[7] = bf16{};
+    const Tensor<bf16> out = backend.moe_combine(y, plan, shared);
+    return std::vector<bf16>(out.data(), out.data() + out.size());
+  };
+  const auto same = [](const std::vector<bf16>& a, const std::vector<bf16>& b) {
+    return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(bf16)) == 0;
+  };
+  const std::vector<bf16> whole = run(false, false), changed = run(false, true);
+  CHECK(same(run(true, false), whole));
+  CHECK(same(run(true, true), changed));
+  CHECK_FALSE(same(whole, changed));
+}
+
+TEST_CASE("a routing table that names no expert is one exception", "[op_backend]") {
+  Model model = test::random_model(test::tiny_config(), NumericMode::kDeploy, 7);
+  const std::vector<std::int32_t> tokens = tokens_of(model, 3);
+  std::vector<std::int32_t>& table = model.layers[0].ffn.tid2eid;
+  table[static_cast<std::size_t>(tokens[1] * model.config.active_experts)] = model.config.experts;
+  OpBackend<bf16> backend(model, 1, false);
+  SequenceState state(model.config, model.mode, {});
+  Batch batch;
+  REQUIRE(make_batch(model, std::vector<Append>{{&state, tokens, {}}}, &batch).ok());
+  NoTap tap;
+  std::string what;
+  try {
+    forward(backend, model, batch, tap);
+  } catch (const std::runtime_error& e) {
+    what = e.what();
+  }
+  CHECK(what.find("block 0 routes by token") != std::string::npos);
 }
 
 TEST_CASE("sequences go back, fork and are restored with the op's compressor state", "[op_backend]") {
