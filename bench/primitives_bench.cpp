@@ -147,11 +147,10 @@ BENCHMARK(BM_attn_attend)->ArgName("entries")->Arg(0)->Arg(512);
 void BM_attn_index_scores(benchmark::State& bench) {
   constexpr int kPage = 64, kKeys = 16384;
   const int heads = static_cast<int>(bench.range(0));
-  std::vector<std::uint8_t> bytes = test::bytes(kKeys * attention::IndexKeyPagePool::kEntryBytes, 8);
-  const attention::IndexKeyPagePool keys{bytes.data(), kPage * attention::IndexKeyPagePool::kEntryBytes,
-                                         kPage, kKeys};
-  for (int i = 0; i < kKeys; ++i)
-    std::memset(keys.scales_of(i), 126, attention::IndexKeyPagePool::kScaleBytes);
+  std::vector<std::uint8_t> bytes = test::bytes(kKeys * attention::IndexFp4Pool::kEntryBytes, 8);
+  const attention::IndexFp4Pool keys{bytes.data(), kPage * attention::IndexFp4Pool::kEntryBytes, kPage,
+                                     kKeys};
+  for (int i = 0; i < kKeys; ++i) std::memset(keys.scales_of(i), 126, attention::IndexFp4Pool::kScaleBytes);
   const auto q = test::normal(std::int64_t{heads} * kIndexDim, 9), weights = test::normal(heads, 10);
   std::vector<float> scores(kKeys),
       scratch(static_cast<std::size_t>(attention::kScoreTile * (heads + kIndexDim)));
@@ -160,7 +159,7 @@ void BM_attn_index_scores(benchmark::State& bench) {
                             scratch.data());
     benchmark::DoNotOptimize(scores.data());
   }
-  count(bench, kKeys * attention::IndexKeyPagePool::kEntryBytes, 2.0 * kKeys * heads * (kIndexDim + 1));
+  count(bench, kKeys * attention::IndexFp4Pool::kEntryBytes, 2.0 * kKeys * heads * (kIndexDim + 1));
 }
 BENCHMARK(BM_attn_index_scores)->ArgName("heads")->Arg(64)->Unit(benchmark::kMillisecond);
 
