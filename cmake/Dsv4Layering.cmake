@@ -64,7 +64,7 @@ allow("tests/install/.*" "(dsv4|reference)/.*")
 allow("tests/.*" "(dsv4|simt|reference|kernels|tests|fuzz)/.*")
 allow("bench/gpu/.*" "(dsv4|tests/(support|gpu)|bench/gpu)/.*" "reference/.*") # neither has other packages
 allow("(bench|fuzz|tools)/.*" "(dsv4|reference|tests/support|bench|fuzz)/.*")
-allow("examples/.*" "(dsv4|reference)/.*")
+allow("examples/.*" "(dsv4|reference|examples)/.*")
 
 # ---- table 2: what comes from elsewhere ------------------------------------------------------------------
 # allow_outside(<files> <headers>): likewise, for the standard library and other projects.

@@ -27,10 +27,11 @@ struct AttendParts {
 
 /// Merges the groups of a head and finishes it, bit for bit as AttendTile::run does. A warp's; all lanes
 /// call.
+///   out     an AttendOutput, or a kernel's own (attend_values.cuh: finish_values)
 ///   groups  of the token: what its list has
-template <class T>
-DSV4_DEVICE void attend_merge(const AttendParts& parts, const AttendOutput& out, std::int64_t token,
-                              int heads, int head, int groups, const math::SinCos* angles) {
+template <class T, class Output>
+DSV4_DEVICE void attend_merge(const AttendParts& parts, const Output& out, std::int64_t token, int heads,
+                              int head, int groups, const math::SinCos* angles) {
   const int lane = arch::lane_id();
   AttendState state;
   float values[2][8] = {};

@@ -59,13 +59,13 @@ class AttendTile {
   DSV4_DEVICE static std::uint8_t* list_memory(std::uint8_t* shared) { return shared + Cta::kListAt; }
 
   /// All groups, merged as they come, and what follows them.
+  ///   out     an AttendOutput, or a kernel's own (finish_values)
   ///   angles  (int pair) -> math::SinCos of the token; called with out.rotate_back alone
   ///   shared  shared_bytes(ring), 16-byte aligned
   /// Called by all kThreads threads of a block; synchronises.
-  template <class List, class Angles>
-  DSV4_DEVICE static void run(const AttendQueries& q, const AttendOutput& out, std::int64_t token,
-                              int first_head, const List& list, const Angles& angles, int ring,
-                              std::uint8_t* shared) {
+  template <class List, class Output, class Angles>
+  DSV4_DEVICE static void run(const AttendQueries& q, const Output& out, std::int64_t token, int first_head,
+                              const List& list, const Angles& angles, int ring, std::uint8_t* shared) {
     Cta cta = {q, token, first_head, ring, shared};
     typename Cta::Values values = {};
     const int groups = list.groups();

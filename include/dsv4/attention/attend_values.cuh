@@ -103,10 +103,11 @@ DSV4_DEVICE void store_part(const Cta& cta, const AttendParts& parts, int group,
   }
 }
 
-/// Divides the values by their denominators and stores them with what else `out` wants.
+/// Divides the values by their denominators and hands each head on to `out`: an AttendOutput, or a kernel's
+/// own with these three members of it: close, put (of bf16) and rotate_back.
 ///   angle  (int pair) -> math::SinCos of the token; called with out.rotate_back alone
-template <class Cta, class Angles>
-DSV4_DEVICE void finish_values(const Cta& cta, const AttendOutput& out, const typename Cta::Values& values,
+template <class Cta, class Output, class Angles>
+DSV4_DEVICE void finish_values(const Cta& cta, const Output& out, const typename Cta::Values& values,
                                const Angles& angle) {
   float* inverse = cta.group_max();
   if (cta.thread < Cta::kHeads && cta.first_head + cta.thread < cta.q.heads)
