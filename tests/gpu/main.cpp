@@ -41,6 +41,8 @@ int main(int argc, char** argv) {
     compare_attn_index(tally, small);
     compare_attn_attend(tally, small);
     compare_attn_out_proj(tally, small);
+    compare_moe_route(tally, small);
+    compare_moe_experts(tally, small);
     std::printf("ops on the %s against the SIMT machine: %d passed, %d failed\n",
                 imitate ? "imitation" : "GPU", tally.passed(), tally.failed());
     return tally.failed() == 0 ? 0 : 1;

@@ -38,7 +38,16 @@ const OpTable& op_table() {
       .attn_attend = &ops::attn_attend,
       .attn_attend_workspace_bytes = &ops::attn_attend_workspace_bytes,
       .attn_out_proj = &ops::attn_out_proj,
-      .attn_out_proj_workspace_bytes = &ops::attn_out_proj_workspace_bytes};
+      .attn_out_proj_workspace_bytes = &ops::attn_out_proj_workspace_bytes,
+      .moe_gate = &ops::moe_gate,
+      .moe_dispatch = &ops::moe_dispatch,
+      .moe_experts = &ops::moe_experts,
+      .moe_combine = &ops::moe_combine,
+      .moe_fused = &ops::moe_fused,
+      .moe_gate_workspace_bytes = &ops::moe_gate_workspace_bytes,
+      .moe_experts_workspace_bytes = &ops::moe_experts_workspace_bytes,
+      .moe_fused_state_bytes = &ops::moe_fused_state_bytes,
+      .moe_fused_workspace_bytes = &ops::moe_fused_workspace_bytes};
   return table;
 }
 

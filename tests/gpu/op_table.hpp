@@ -13,6 +13,9 @@
 #include <dsv4/ops/linear.hpp>
 #include <dsv4/ops/lm_head.hpp>
 #include <dsv4/ops/mhc.hpp>
+#include <dsv4/ops/moe_experts.hpp>
+#include <dsv4/ops/moe_fused.hpp>
+#include <dsv4/ops/moe_route.hpp>
 #include <dsv4/ops/rms_norm.hpp>
 #include <dsv4/ops/rope.hpp>
 
@@ -62,6 +65,16 @@ struct OpTable {
   std::size_t (*attn_attend_workspace_bytes)(const ops::AttnAttendParams&) noexcept;
   Status (*attn_out_proj)(const ops::AttnOutProjParams&, Stream) noexcept;
   std::size_t (*attn_out_proj_workspace_bytes)(const ops::AttnOutProjParams&) noexcept;
+
+  Status (*moe_gate)(const ops::MoeGateParams&, Stream) noexcept;
+  Status (*moe_dispatch)(const ops::MoeDispatchParams&, Stream) noexcept;
+  Status (*moe_experts)(const ops::MoeExpertsParams&, Stream) noexcept;
+  Status (*moe_combine)(const ops::MoeCombineParams&, Stream) noexcept;
+  Status (*moe_fused)(const ops::MoeFusedParams&, Stream) noexcept;
+  std::size_t (*moe_gate_workspace_bytes)(const ops::MoeGateParams&) noexcept;
+  std::size_t (*moe_experts_workspace_bytes)(const ops::MoeExpertsParams&) noexcept;
+  std::size_t (*moe_fused_state_bytes)(const ops::MoeFusedParams&) noexcept;
+  std::size_t (*moe_fused_workspace_bytes)(const ops::MoeFusedParams&) noexcept;
 };
 
 namespace cuda_v0 {

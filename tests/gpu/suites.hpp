@@ -14,5 +14,7 @@ void compare_attn_compress(Tally& tally, bool small);
 void compare_attn_index(Tally& tally, bool small);
 void compare_attn_attend(Tally& tally, bool small);
 void compare_attn_out_proj(Tally& tally, bool small);
+void compare_moe_route(Tally& tally, bool small);    // gate, dispatch, combine
+void compare_moe_experts(Tally& tally, bool small);  // moe_experts, moe_fused
 
 }  // namespace dsv4::gpu
