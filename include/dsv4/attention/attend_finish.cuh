@@ -59,16 +59,16 @@ struct AttendOutput {
   static constexpr int kChannels = 512;
   static constexpr int kRopePairs = 32;
 
-  void* o_or_null;  // [tokens, heads, 512] T
-  std::int64_t o_stride, o_head_stride;
-  e4m3* codes_or_null;  // [tokens, heads * 512]
-  std::int64_t codes_stride;
-  linear::Scales scales;  // of blocks of 128 channels
-  float* lse_or_null;     // [tokens, heads]
-  std::int64_t lse_stride;
-  const float* sink_or_null;  // [heads]
-  float empty_lse;
-  bool rotate_back;
+  void* o_or_null = nullptr;  // [tokens, heads, 512] T
+  std::int64_t o_stride = 0, o_head_stride = 0;
+  e4m3* codes_or_null = nullptr;  // [tokens, heads * 512]
+  std::int64_t codes_stride = 0;
+  linear::Scales scales = {};    // of blocks of 128 channels
+  float* lse_or_null = nullptr;  // [tokens, heads]
+  std::int64_t lse_stride = 0;
+  const float* sink_or_null = nullptr;  // [heads]
+  float empty_lse = -math::kInfinity;
+  bool rotate_back = false;
 
   /// Writes the head's LSE, and returns what its values are multiplied by: 1 / denominator, a factor so that
   /// the accumulators' owners need no division. One thread's.
