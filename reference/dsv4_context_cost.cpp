@@ -68,6 +68,13 @@ void write_svg(const std::string& path, const std::vector<Model>& models,
   if (!file.flush()) throw InputError(fmt::format("{}: cannot be written", dsv4::reference::printable(path)));
 }
 
+// CLI::Range lets a NaN pass.
+std::string rate_text(const std::string& text) {
+  double rate = 0;
+  const bool number = CLI::detail::lexical_cast(text, rate);
+  return number && rate >= 1e-3 && rate <= 1e3 ? "" : text + " is not in [0.001, 1000]";
+}
+
 bool all_agree(const Assumptions& a) {
   const std::vector<PublishedFigure> figures = published_figures(a);
   return std::all_of(figures.begin(), figures.end(), [](const auto& f) { return f.agrees(); });
@@ -127,7 +134,6 @@ int main(int argc, char** argv) {
   const std::map<std::string, KeyFormat> keys = {
       {"fp4", KeyFormat::kFp4}, {"fp8", KeyFormat::kFp8}, {"bf16", KeyFormat::kBf16}};
   const std::map<std::string, Arithmetic> grouped = {{"fp8", Arithmetic::kFp8}, {"bf16", Arithmetic::kBf16}};
-  const auto rates = CLI::Range(1e-3, 1e3);
   Assumptions& a = o.assumptions;
   std::string kv_name = "fp8", keys_name = "fp4", grouped_name = "fp8";
   app.add_option("--kv", kv_name, "V4's entries: fp8 (584 bytes) or bf16 rows")
@@ -140,12 +146,12 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember(grouped))
       ->capture_default_str();
   app.add_option("--bf16-rate", a.bf16_rate, "Cost of a bf16 operation in FP8 operations")
-      ->check(rates)
+      ->check(rate_text)
       ->capture_default_str();
   app.add_option("--fp4-weights-rate", a.fp4_weights_rate, "Cost of FP8 activations x FP4 weights")
-      ->check(rates)
+      ->check(rate_text)
       ->capture_default_str();
-  app.add_option("--fp4-rate", a.fp4_rate, "Cost of FP4 x FP4")->check(rates)->capture_default_str();
+  app.add_option("--fp4-rate", a.fp4_rate, "Cost of FP4 x FP4")->check(rate_text)->capture_default_str();
   app.add_flag("--no-window", o.no_window, "Leave the window's entries out of the cache");
   try {
     app.parse(argc, argv);
