@@ -41,6 +41,7 @@ struct Case {
 
 /// Each family is one file, conformance/<family>.cu, compiled for both flavours.
 inline namespace DSV4_FLAVOUR {
+std::vector<Case> arithmetic_cases();  // and the conversions made of it
 std::vector<Case> warp_cases();
 std::vector<Case> barrier_cases();
 std::vector<Case> memory_cases();

@@ -1,6 +1,5 @@
-// Conversions, bit for bit. The special functions: values where 2 ulp bound the error, otherwise whether the
-// PTX ISA's own bound holds, and the special operands.
-#include <dsv4/arch/convert.cuh>
+// The special functions: values where 2 ulp bound the error, otherwise whether the PTX ISA's own bound holds,
+// and the special operands.
 #include <dsv4/arch/index.cuh>
 #include <dsv4/arch/launch.cuh>
 #include <dsv4/arch/math.cuh>
@@ -130,16 +129,6 @@ DSV4_KERNEL(32) special_kernel(std::uint32_t* out) {
     out[i * kFunctions + f] = y[f] == y[f] ? bits_as<std::uint32_t>(y[f]) : 0x7fc00000u;
 }
 
-// Every e4m3 code in every place.
-DSV4_KERNEL(kThreads) convert_kernel(std::uint32_t* out) {
-  const std::uint32_t i = arch::thread_idx().x;
-  const std::uint32_t codes =
-      i | (i * 7 + 1) % 256 << 8 | (i * 13 + 5) % 256 << 16 | (i * 31 + 9) % 256 << 24;
-  std::uint32_t pair[2];
-  arch::e4m3x4_to_bf16(pair, codes);
-  out[2 * i] = pair[0], out[2 * i + 1] = pair[1];
-}
-
 template <class Function>
 Status run_value(Buffers buffers, Stream stream) noexcept {
   return arch::launch("math", value_kernel<Function>, {.grid = {}, .block = {kThreads, 1, 1}}, stream,
@@ -156,16 +145,10 @@ Status run_special(Buffers buffers, Stream stream) noexcept {
   return arch::launch("math_special", special_kernel, {.grid = {}, .block = {32, 1, 1}}, stream, buffers.out);
 }
 
-Status run_convert(Buffers buffers, Stream stream) noexcept {
-  return arch::launch("math_convert", convert_kernel, {.grid = {}, .block = {kThreads, 1, 1}}, stream,
-                      buffers.out);
-}
-
 }  // namespace
 
 std::vector<Case> math_cases() {
-  return {{"math/e4m3x4_to_bf16", Compare::kBits, 80, false, 2 * kThreads, 0, run_convert},
-          {"math/exp2", Compare::kTwoUlp, 80, false, kValues, kValues, run_value<Exp2>},
+  return {{"math/exp2", Compare::kTwoUlp, 80, false, kValues, kValues, run_value<Exp2>},
           {"math/rcp", Compare::kTwoUlp, 80, false, kValues, kValues, run_value<Rcp>},
           {"math/rsqrt", Compare::kTwoUlp, 80, false, kValues, kValues, run_value<Rsqrt>},
           {"math/log2_bound", Compare::kBits, 80, false, kValues, kValues, run_bound<Log2>},

@@ -53,6 +53,14 @@ DSV4_KERNEL(32) shfl_masked(std::uint32_t* out) {
     out[lane] = static_cast<std::uint32_t>(arch::shfl(v, 2, 16, 0xffff0000u));
 }
 
+// Each lane's rank among those that a mask names, and their number.
+DSV4_KERNEL(32) ranks(std::uint32_t* out) {
+  const int lane = arch::lane_id();
+  const std::uint32_t mask = scratch_word(7);
+  out[lane] = static_cast<std::uint32_t>(arch::count_lanes(mask & arch::lanes_before()));
+  out[32 + lane] = static_cast<std::uint32_t>(arch::count_lanes(lane == 0 ? arch::kFullMask : mask));
+}
+
 DSV4_KERNEL(32) votes(std::uint32_t* out) {
   const int lane = arch::lane_id();
   const bool odd = (scratch_word(static_cast<std::uint32_t>(lane)) & 1) != 0;
@@ -108,7 +116,8 @@ std::vector<Case> warp_cases() {
   }
   return {DSV4_CASE(shfl_idx, 256),  DSV4_CASE(shfl_xor, 256),   DSV4_CASE(shfl_up, 256),
           DSV4_CASE(shfl_down, 256), DSV4_CASE(shfl_masked, 32), DSV4_CASE(votes, 128),
-          DSV4_CASE(redux, 320),     DSV4_CASE(match, 160),      DSV4_CASE(elect, 32)};
+          DSV4_CASE(redux, 320),     DSV4_CASE(match, 160),      DSV4_CASE(elect, 32),
+          DSV4_CASE(ranks, 64)};
 #undef DSV4_CASE
 }
 
