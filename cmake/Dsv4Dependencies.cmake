@@ -6,7 +6,6 @@
 # nlohmann_json is the published release file's, as pinned by several distributions. The download itself needs a
 # network and is not part of any test here; what follows it was tried with FETCHCONTENT_SOURCE_DIR_<NAME>.
 include_guard(GLOBAL)
-include(FetchContent)
 
 set(DSV4_FETCH_fmt_URL https://github.com/fmtlib/fmt/archive/refs/tags/9.1.0.tar.gz)
 set(DSV4_FETCH_fmt_SHA256 5dea48d1fcddc3ec571ce2058e13910a0d4a6bab4cc09a809d8b1dd1c88ae6f2)
@@ -27,6 +26,7 @@ set(DSV4_DEBIAN_Catch2 catch2)
 set(DSV4_DEBIAN_benchmark libbenchmark-dev)
 
 function(dsv4_fetch_dependencies)
+  include(FetchContent) # here, because it makes cache variables
   # Settings of the dependencies themselves, for their scope only. fmt and nlohmann_json are installed with dsv4,
   # whose exported target needs them; the others are not.
   set(CMAKE_POLICY_DEFAULT_CMP0077 NEW)

@@ -237,7 +237,7 @@ plant(include/dsv4/sampler/sample.hpp "#include <dsv4/core/math.hpp>\n" include/
 plant(reference/forward.hpp "#include \"reference/cpu_backend.hpp\"\n" reference/forward.hpp:1:)
 plant(reference/forward.hpp "#include \"tap.hpp\"\n" reference/forward.hpp:1:)
 plant(reference/state.hpp "#include \"tests/support/random.hpp\"\n" reference/state.hpp:1:)
-plant(tests/install/consumer/a.cpp "#include \"tests/support/catch.hpp\"\n" tests/install/consumer/a.cpp:1:)
+plant(tests/install/cxx/a.cpp "#include \"tests/support/catch.hpp\"\n" tests/install/cxx/a.cpp:1:)
 plant(reference/forward.hpp "${long}// the 200th\n" reference/forward.hpp:)
 
 file(REMOVE_RECURSE "${SELF_TEST}")

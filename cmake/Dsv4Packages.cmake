@@ -17,8 +17,8 @@ if(DSV4_HOST_ARCH)
 endif()
 set(CPACK_PACKAGE_DESCRIPTION
     "Headers, libraries and programs for DeepSeek-V4 inference: the kernels with a\nC and a C++ host API, for \
-CUDA where they were built for it, and executed on the\nCPU; the header-only primitives; a reference forward pass \
-and its validator.\nCPU code is compiled for ${dsv4_package_cpu}.")
+CUDA where they were built for it, and\nexecuted on the CPU; the header-only primitives; a reference forward pass \
+and\nits validator. CPU code is compiled for ${dsv4_package_cpu}.")
 set(CPACK_RESOURCE_FILE_LICENSE "${PROJECT_SOURCE_DIR}/LICENSE")
 set(CPACK_PACKAGE_FILE_NAME ${dsv4_package}-${PROJECT_VERSION}-${CMAKE_SYSTEM_NAME}-${CMAKE_SYSTEM_PROCESSOR})
 set(CPACK_STRIP_FILES ON)
@@ -30,6 +30,7 @@ set(CPACK_ARCHIVE_COMPONENT_INSTALL OFF)
 # ---- Debian ----------------------------------------------------------------------------------------------
 set(CPACK_DEBIAN_PACKAGE_NAME ${dsv4_package})
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
+set(CPACK_DEBIAN_COMPRESSION_TYPE xz)
 set(CPACK_DEBIAN_PACKAGE_SECTION libdevel)
 set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
 # The headers of dsv4::reference include those of the last two.
@@ -51,4 +52,18 @@ if(DSV4_CUDA_ENABLED)
   set(CPACK_DEBIAN_PACKAGE_CONFLICTS dsv4-dev)
   set(CPACK_DEBIAN_PACKAGE_REPLACES dsv4-dev)
 endif()
+# What Debian's lintian would otherwise remark.
+install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR} RENAME copyright COMPONENT dsv4)
+file(
+  CONFIGURE
+  OUTPUT "${CMAKE_CURRENT_BINARY_DIR}/lintian-overrides"
+  CONTENT
+    "# Not part of Debian: the history is the repository's.\n@dsv4_package@: no-changelog *\n\
+# Programs explain themselves: --help.\n@dsv4_package@: no-manual-page *\n\
+# Results depend on these flags, to the bit.\n@dsv4_package@: pkg-config-bad-directive *\n\
+# A prefix holds one architecture: /usr/lib, for other distributions' sake.\n\
+@dsv4_package@: pkg-config-unavailable-for-cross-compilation *\n"
+  @ONLY)
+install(FILES "${CMAKE_CURRENT_BINARY_DIR}/lintian-overrides" DESTINATION ${CMAKE_INSTALL_DATADIR}/lintian/overrides
+        RENAME ${dsv4_package} COMPONENT dsv4)
 include(CPack)

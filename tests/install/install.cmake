@@ -1,0 +1,25 @@
+# Installs the build tree BUILD_DIR, moves what was installed to PREFIX, and looks whether it still names a folder of the
+# build: whatever is built against PREFIX afterwards shows that a prefix can be moved.
+file(REMOVE_RECURSE "${PREFIX}" "${PREFIX}-first")
+execute_process(COMMAND ${CMAKE_COMMAND} --install "${BUILD_DIR}" --prefix "${PREFIX}-first" --config "${CONFIG}"
+                RESULT_VARIABLE result OUTPUT_QUIET)
+if(NOT result EQUAL 0)
+  message(FATAL_ERROR "install: cmake --install failed (${result})")
+endif()
+file(RENAME "${PREFIX}-first" "${PREFIX}")
+
+file(GLOB_RECURSE texts "${PREFIX}/*.cmake" "${PREFIX}/*.pc" "${PREFIX}/*.hpp" "${PREFIX}/*.cuh" "${PREFIX}/*.h")
+list(LENGTH texts count)
+if(count LESS 50)
+  message(FATAL_ERROR "install: only ${count} files in ${PREFIX}")
+endif()
+foreach(text IN LISTS texts)
+  file(READ "${text}" content)
+  foreach(folder IN ITEMS "${PREFIX}" "${BUILD_DIR}" "${SOURCE_DIR}")
+    string(FIND "${content}" "${folder}" at)
+    if(NOT at EQUAL -1)
+      message(SEND_ERROR "install: ${text} names ${folder}")
+    endif()
+  endforeach()
+endforeach()
+message("install: ${count} headers and package files, none of them bound to its folder")

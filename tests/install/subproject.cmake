@@ -1,0 +1,31 @@
+# Configures, builds and installs the project subproject/, which has this repository in a subfolder: neither its build nor
+# its installation may hold anything of dsv4's that it did not ask for.
+function(run what)
+  execute_process(COMMAND ${ARGN} RESULT_VARIABLE result)
+  if(NOT result EQUAL 0)
+    message(FATAL_ERROR "subproject: ${what} failed (${result})")
+  endif()
+endfunction()
+
+file(REMOVE_RECURSE "${WORK_DIR}")
+set(build "${WORK_DIR}/build")
+# Without a build type: dsv4 must not choose one for others.
+run("configure" ${CMAKE_COMMAND} -S "${CMAKE_CURRENT_LIST_DIR}/subproject" -B "${build}" -G "${GENERATOR}"
+    "-DCMAKE_CXX_COMPILER=${CXX_COMPILER}" "-DDSV4_ROOT=${SOURCE_DIR}")
+file(STRINGS "${build}/CMakeCache.txt" type REGEX "^CMAKE_BUILD_TYPE:.*=.+")
+if(type AND GENERATOR STREQUAL "Ninja")
+  message(FATAL_ERROR "subproject: the build type was set: ${type}")
+endif()
+run("build" ${CMAKE_COMMAND} --build "${build}" --config Debug)
+file(GLOB_RECURSE built "${build}/*.o" "${build}/*.a" "${build}/*.so*")
+list(FILTER built EXCLUDE REGEX "/CMakeFiles/([0-9.]+|application[.]dir|CMakeScratch)/")
+if(built)
+  message(FATAL_ERROR "subproject: built without need: ${built}")
+endif()
+run("install" ${CMAKE_COMMAND} --install "${build}" --prefix "${WORK_DIR}/prefix" --config Debug)
+file(GLOB_RECURSE installed RELATIVE "${WORK_DIR}/prefix" "${WORK_DIR}/prefix/*")
+if(NOT installed STREQUAL "bin/application")
+  message(FATAL_ERROR "subproject: installed ${installed}")
+endif()
+run("application" "${WORK_DIR}/prefix/bin/application")
+message("subproject: dsv4 left nothing behind")
