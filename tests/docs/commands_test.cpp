@@ -8,7 +8,6 @@
 #include <map>
 #include <regex>
 #include <set>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -54,7 +53,8 @@ std::vector<std::string> words_of(const std::string& line) {
   return out;
 }
 
-// The commands of a block, each a list of words; lines that end in a backslash go on.
+// The commands of a block, each a list of words; lines that end in a backslash go on, and what stands in
+// $(...) is a command of its own.
 std::vector<std::vector<std::string>> commands_of(const std::string& code) {
   std::vector<std::vector<std::string>> out;
   std::string line;
@@ -63,6 +63,12 @@ std::vector<std::vector<std::string>> commands_of(const std::string& code) {
     if (line.ends_with("\\")) {
       line.back() = ' ';
       continue;
+    }
+    static const std::regex substitution("\\$\\(([^()]*)\\)");
+    for (std::smatch m; std::regex_search(line, m, substitution);) {
+      for (const std::vector<std::string>& inner : commands_of(m[1].str() + "\n")) out.push_back(inner);
+      line.replace(static_cast<std::size_t>(m.position()), static_cast<std::size_t>(m.length()),
+                   "SUBSTITUTED");
     }
     std::vector<std::string> command;
     const auto end = [&] {
@@ -107,9 +113,8 @@ std::string options_of(const std::string& program) {
   static std::map<std::string, std::string> known;
   if (const auto found = known.find(program); found != known.end()) return found->second;
   std::string text;
-  std::istringstream programs(DSV4_DOCS_PROGRAMS);
-  for (std::string path; std::getline(programs, path, ':');)
-    if (std::filesystem::path(path).filename() == program) text = run("'" + path + "' --help").output;
+  if (const std::string path = program_path(program); !path.empty())
+    text = run("'" + path + "' --help").output;
   const std::map<std::string, const char*> elsewhere = {
       {"dsv4_bench", "bench"}, {"dsv4_gpu_bench", "bench/gpu"}, {"dsv4_gpu_test", "tests/gpu"}};
   if (const auto place = elsewhere.find(program); place != elsewhere.end())
@@ -129,6 +134,8 @@ std::string wrong_with(const std::vector<std::string>& command) {
   if (script) {
     if (!std::filesystem::exists(root() / command[0])) return "no script " + command[0];
     accepted = read_file(root() / command[0]);
+  } else if (program.starts_with("dsv4_test_")) {  // of a folder of tests; its options are Catch2's
+    if (!std::filesystem::is_directory(root() / "tests" / program.substr(10))) return "no program " + program;
   } else if (program.starts_with("dsv4_")) {
     accepted = options_of(program);
     if (accepted.empty()) return "no program " + program;
@@ -175,12 +182,17 @@ TEST_CASE("docs: a command that does not exist is found") {
   REQUIRE(wrong("tools/test.sh --fast") == "test.sh has no option --fast");
   REQUIRE(wrong("dsv4_run --checkpoint x") == "dsv4_run has no option --checkpoint");
   REQUIRE(wrong("dsv4_nothing") == "no program dsv4_nothing");
+  REQUIRE(wrong("build/release/tests/dsv4_test_docs '[x]'") == "");
+  REQUIRE(wrong("dsv4_test_nothing") == "no program dsv4_test_nothing");
   REQUIRE(wrong("frobnicate x") == "unknown command frobnicate");
   REQUIRE(wrong("cmake --preset release") == "");
   REQUIRE(wrong("cmake --preset fast") == "no preset fast");
   REQUIRE(wrong("cmake -B b -DDSV4_CUDA=OFF") == "");
   REQUIRE(wrong("cmake -B b -DDSV4_CUBA=OFF") == "no build option DSV4_CUBA");
   REQUIRE(wrong("python3 tests/nothing.py") == "no file tests/nothing.py");
+  REQUIRE(commands_of("cc a.c $(pkg-config --libs x) -lm\n") ==
+          std::vector<std::vector<std::string>>{{"pkg-config", "--libs", "x"},
+                                                {"cc", "a.c", "SUBSTITUTED", "-lm"}});
   REQUIRE(commands_of("a 'b c' | d && e \\\n  f # g\n") ==
           std::vector<std::vector<std::string>>{{"a", "b c"}, {"d"}, {"e", "f"}});
 }

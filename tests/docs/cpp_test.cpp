@@ -11,8 +11,18 @@ namespace {
 using namespace dsv4::test;
 using namespace dsv4::test::docs;
 
-// All blocks in one file, so that headers are parsed once: includes come first, and each block lives in a
-// namespace of its own, "same" ones in that of the block before them.
+// Whether what the block declares stands in a namespace already.
+bool has_namespace(const Snippet& s) {
+  for (const std::string& line : lines_of(s.code)) {
+    const std::string code = trimmed(line);
+    if (!code.empty() && !code.starts_with("//") && !code.starts_with("#"))
+      return s.mode == Mode::kFile && code.starts_with("namespace ");
+  }
+  return false;
+}
+
+// All blocks in one file, so that headers are parsed once: includes come first, and each block without a
+// namespace gets one, "same" ones that of the block before them.
 std::string translation_unit(const std::vector<Snippet>& snippets) {
   std::string includes, body;
   std::set<std::string> seen;
@@ -24,14 +34,17 @@ std::string translation_unit(const std::vector<Snippet>& snippets) {
       body += include ? "\n" : l + '\n';
     }
   };
+  bool wrapped = false;
   for (std::size_t i = 0; i < snippets.size(); ++i) {
     const Snippet& s = snippets[i];
-    if (s.mode != Mode::kSame) body += "namespace snippet_" + std::to_string(i) + " {\n";
+    const bool begins = s.mode != Mode::kSame;
+    if (begins) wrapped = !has_namespace(s);
+    if (begins && wrapped) body += "namespace snippet_" + std::to_string(i) + " {\n";
     if (!s.preamble.empty()) add(s.preamble, s.file, s.line - 2);
     if (s.mode == Mode::kFunction) body += "[[maybe_unused]] void body_" + std::to_string(i) + "() {\n";
     add(s.code, s.file, s.line);
     if (s.mode == Mode::kFunction) body += "}\n";
-    if (i + 1 == snippets.size() || snippets[i + 1].mode != Mode::kSame) body += "}\n";
+    if (wrapped && (i + 1 == snippets.size() || snippets[i + 1].mode != Mode::kSame)) body += "}\n";
   }
   return includes + body;
 }
@@ -51,7 +64,7 @@ const std::string kCpp = "-x c++ -std=c++20 -DDSV4_SIMT_EMULATION -Wno-psabi -Wn
 
 TEST_CASE("docs: C++ blocks compile") {
   const std::vector<Snippet> snippets = snippets_in("cpp");
-  REQUIRE(snippets.size() >= 2);
+  REQUIRE(snippets.size() >= 7);
   const Ran ran = compile(translation_unit(snippets), kCpp);
   INFO(ran.output);
   REQUIRE(ran.exit == 0);

@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <regex>
 #include <set>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,13 @@ Ran run(const std::string& command) {
   const int status = std::system(("{ " + command + "\n} >'" + out + "' 2>&1 </dev/null").c_str());
   REQUIRE(WIFEXITED(status));
   return {WEXITSTATUS(status), read_file(out)};
+}
+
+std::string program_path(const std::string& name) {
+  std::istringstream paths(DSV4_DOCS_PROGRAMS);
+  for (std::string path; std::getline(paths, path, ':');)
+    if (std::filesystem::path(path).filename() == name) return path;
+  return "";
 }
 
 }  // namespace dsv4::test::docs
@@ -89,12 +97,14 @@ TEST_CASE("docs: blocks and the comments before them are found") {
                   "# T\n```cpp\nint a;\n```\n"
                   "<!-- snippet: function\n#include <x>\nint b;\n-->\n```cpp\nb = 1;\n```\n"
                   "<!-- snippet: excerpt f.hpp -->\n\n```cpp\nint c;\n```\n"
-                  "<!-- snippet: skip (why) -->\n```sh\nrm -r /\n```\n");
-  REQUIRE(s.size() == 4);
+                  "<!-- snippet: skip (why) -->\n```sh\nrm -r /\n```\n"
+                  "<!-- snippet: output prog --x -->\n```text\ny\n```\n");
+  REQUIRE(s.size() == 5);
   REQUIRE((s[0].mode == Mode::kFile && s[0].code == "int a;\n" && s[0].where() == "d.md:3"));
   REQUIRE((s[1].mode == Mode::kFunction && s[1].preamble == "#include <x>\nint b;\n" && s[1].line == 10));
   REQUIRE((s[2].mode == Mode::kExcerpt && s[2].argument == "f.hpp"));
   REQUIRE((s[3].mode == Mode::kSkip && s[3].argument == "(why)" && s[3].language == "sh"));
+  REQUIRE((s[4].mode == Mode::kOutput && s[4].argument == "prog --x"));
 
   REQUIRE(error_of("```cpp\nint a;\n") == "d.md:1: the block does not end");
   REQUIRE(error_of("\n<!-- snippet: functions -->\n```\n```\n") == "d.md:2: unknown: snippet: functions");
@@ -118,6 +128,13 @@ TEST_CASE("docs: every block is checked, but for few that say why not") {
       ++skipped;
     } else if (s.mode == Mode::kExcerpt) {
       REQUIRE(not_in(read_file(root() / s.argument), s.code).empty());
+    } else if (s.mode == Mode::kOutput) {
+      const std::size_t name = std::min(s.argument.find(' '), s.argument.size());
+      const std::string path = program_path(s.argument.substr(0, name));
+      REQUIRE(!path.empty());
+      const Ran ran = run("'" + path + "'" + s.argument.substr(name));
+      REQUIRE(ran.exit == 0);
+      REQUIRE(not_in(ran.output, s.code).empty());
     } else {
       REQUIRE(checked.count(s.language) + free.count(s.language) == 1);
     }

@@ -9,6 +9,7 @@
 //     <!-- snippet: same -->               continues the block before it
 //     <!-- snippet: excerpt FILE -->       lines of FILE, in order; "..." stands for lines left out, and a
 //                                          trailing comment may differ
+//     <!-- snippet: output COMMAND -->     lines that a program of the project prints, likewise
 //     <!-- snippet: skip (reason) -->      not checked; docs_test counts these
 #pragma once
 
@@ -25,14 +26,14 @@
 
 namespace dsv4::test::docs {
 
-enum class Mode { kFile, kFunction, kSame, kExcerpt, kSkip };
+enum class Mode { kFile, kFunction, kSame, kExcerpt, kOutput, kSkip };
 
 struct Snippet {
   std::string file;      // "docs/simt.md"
   int line = 0;          // of its first line of code
   std::string language;  // "cpp"; empty for a block without one
   Mode mode = Mode::kFile;
-  std::string argument;  // excerpt: the file; skip: the reason
+  std::string argument;  // excerpt: the file; output: the command; skip: the reason
   std::string preamble;  // function: what stands before it
   std::string code;
 
@@ -71,6 +72,8 @@ inline void read_directive(const std::vector<std::string>& lines, std::size_t& i
     s.mode = Mode::kFunction;
   else if (word == "excerpt" && !s.argument.empty())
     s.mode = Mode::kExcerpt;
+  else if (word == "output" && !s.argument.empty())
+    s.mode = Mode::kOutput;
   else if (word == "skip" && s.argument.size() > 2 && s.argument.front() == '(' && s.argument.back() == ')')
     s.mode = Mode::kSkip;
   else
@@ -138,7 +141,8 @@ inline std::vector<Snippet> all_snippets() {
 inline std::vector<Snippet> snippets_in(const std::string& language) {
   std::vector<Snippet> out = all_snippets();
   std::erase_if(out, [&](const Snippet& s) {
-    return s.language != language || s.mode == Mode::kSkip || s.mode == Mode::kExcerpt;
+    return s.language != language || s.mode == Mode::kSkip || s.mode == Mode::kExcerpt ||
+           s.mode == Mode::kOutput;
   });
   return out;
 }
@@ -149,5 +153,8 @@ struct Ran {
   std::string output;
 };
 Ran run(const std::string& command);
+
+/// Where the program of that name was built; empty if this build has none.
+std::string program_path(const std::string& name);
 
 }  // namespace dsv4::test::docs
