@@ -101,10 +101,11 @@ Table by_length(std::span<const Model> models, std::span<const std::int64_t> len
 
 Table by_model_and_length(std::span<const Model> models, std::span<const std::int64_t> lengths,
                           const Assumptions& a) {
-  Table t{{"model", "tokens", "flops_per_token", "fp8_flops_per_token", "fp8_flops_of_v32", "cache_bytes",
-           "cache_of_v32", "entry_bytes", "key_bytes", "window_bytes", "state_bytes"},
-          "lrrrrrrrrrr",
-          {}};
+  Table t{
+      {"model", "tokens", "flops_per_token", "fp8_flops_per_token", "fp8_flops_of_v32", "cache_bytes",
+       "cache_bytes_per_token", "cache_of_v32", "entry_bytes", "key_bytes", "window_bytes", "state_bytes"},
+      "lrrrrrrrrrrr",
+      {}};
   for (const Model& m : models)
     for (const std::int64_t n : lengths) {
       const Cost c = cost(m, n, a), base = cost(kBase, n, a);
@@ -140,6 +141,7 @@ std::string as_json(std::span<const Model> models, std::span<const std::int64_t>
                                   {"fp8_flops_of_v32", c.fp8_flops / base.fp8_flops},
                                   {"parts", parts},
                                   {"cache_bytes", c.cache.total},
+                                  {"cache_bytes_per_token", c.cache.total / static_cast<double>(n)},
                                   {"cache_of_v32", c.cache.total / base.cache.total},
                                   {"entry_bytes", c.cache.entries},
                                   {"key_bytes", c.cache.keys},

@@ -118,6 +118,8 @@ TEST_CASE("context cost: the rows say what the costs are") {
   const Table raw = by_model_and_length(models, lengths, {});
   REQUIRE(raw.rows.size() == 6);
   for (const auto& row : raw.rows) REQUIRE(row.size() == raw.header.size());
+  REQUIRE(raw.align.size() == raw.header.size());
+  REQUIRE(raw.rows[5][6] == "48068.00");  // V3.2, bytes a token
 
   const auto json = nlohmann::json::parse(as_json(models, lengths, {}));
   REQUIRE(json["assumptions"]["entry_bytes"] == 584);
