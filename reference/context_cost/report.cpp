@@ -112,6 +112,7 @@ Table by_model_and_length(std::span<const Model> models, std::span<const std::in
       t.rows.push_back(
           {m.name, fmt::format("{}", n), fmt::format("{:.0f}", c.flops), fmt::format("{:.0f}", c.fp8_flops),
            fmt::format("{:.6f}", c.fp8_flops / base.fp8_flops), fmt::format("{:.0f}", c.cache.total),
+           fmt::format("{:.2f}", c.cache.total / static_cast<double>(n)),
            fmt::format("{:.6f}", c.cache.total / base.cache.total), fmt::format("{:.0f}", c.cache.entries),
            fmt::format("{:.0f}", c.cache.keys), fmt::format("{:.0f}", c.cache.window),
            fmt::format("{:.0f}", c.cache.states)});
