@@ -161,10 +161,11 @@ std::string head_is_right(const ops::AttnAttendParams& p, std::int64_t token, st
   for (std::int64_t r = t < kWindow ? 0 : t - kWindow + 1; r <= t; ++r)
     rows.push_back(row_of(p.window.pool, slot_of(p.window.table, token, r)));
   for (std::int64_t i = 0; i < p.entries.max_count; ++i)
-    rows.push_back(row_of(p.entries.pool,
-                          p.entries.idx
-                              ? download<std::int32_t>(p.entries.idx + token * p.entries.max_count + i, 1)[0]
-                              : slot_of(p.entries.table, token, i)));
+    rows.push_back(row_of(
+        p.entries.pool,
+        p.entries.idx
+            ? download<std::int32_t>(at<std::int32_t>(p.entries.idx, token * p.entries.max_count + i), 1)[0]
+            : slot_of(p.entries.table, token, i)));
   const auto q = download<bf16>(at<bf16>(p.q, (token * p.heads + head) * kDim), kDim);
   const auto o = download<bf16>(at<bf16>(p.o, (token * p.heads + head) * kDim), kDim);
   std::vector<double> sum(kDim), magnitude(kDim);

@@ -49,7 +49,7 @@ void rows(Bench& bench, std::int64_t tokens, std::int64_t hidden) {
         [=] {
           return same_alone(out + (tokens - 1) * (kStreams * row), kStreams * row, [&](Arena&, void* alone) {
             ops::EmbedParams q = p;
-            q.out = alone, q.ids = p.ids + tokens - 1, q.tokens = 1;
+            q.out = alone, q.ids = at<std::int32_t>(p.ids, tokens - 1), q.tokens = 1;
             return ops::embed(q, nullptr);
           });
         });

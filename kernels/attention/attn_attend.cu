@@ -36,6 +36,7 @@ void check_selection_sizes(C& c, const AttendSelection& s, const AttnAttendParam
       s.max_count >= 0 && s.max_count <= kAttendRows, s.max_count, kAttendRows);
   if (s.kind == SelectionKind::kList) {
     c.template stride<kArgument + Text(".idx_stride")>(s.idx_stride, s.max_count);
+    kernels::check_slot_type<kArgument + Text(".idx_type")>(c, s.idx_type);
     return;
   }
   kernels::check_page_table<kArgument + Text(".table")>(c, s.table);
@@ -53,7 +54,7 @@ void check_selection_pointers(C& c, const AttendSelection& s) {
   if (s.kind == SelectionKind::kNone || s.max_count == 0) return;
   kernels::check_pool_pointers<kArgument + Text(".pool")>(c, s.pool);
   if (s.kind == SelectionKind::kList) {
-    c.template pointer<kArgument + Text(".idx")>(s.idx, 4);
+    c.template pointer<kArgument + Text(".idx")>(s.idx, kernels::slot_bytes(s.idx_type));
     c.template optional<kArgument + Text(".counts")>(s.counts, 4);
     return;
   }

@@ -43,6 +43,7 @@ inline AttendSource attend_source(const ops::AttendSelection& s, const ops::Attn
   source.row_bytes = stride_or(s.pool.stride, kAttendChannels) * (s.pool.dtype == ops::DType::kF32 ? 4 : 2);
   source.slots = s.pool.slots;
   source.idx = s.idx;
+  source.wide_idx = s.idx_type == ops::SlotType::kInt64;
   source.counts_or_null = s.counts;
   source.idx_stride = stride_or(s.idx_stride, s.max_count);
   source.table = page_table(s.table);

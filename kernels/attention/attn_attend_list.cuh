@@ -20,11 +20,12 @@ namespace dsv4::kernels::inline DSV4_FLAVOUR {
 struct AttendSource {
   ops::SelectionKind kind;
   bool packed;                  // 584-byte entries, else plain rows
+  bool wide_idx;                // idx are int64; here, where it costs no room
   attention::KvPagePool pages;  // packed
   const std::uint8_t* rows;     // plain
   std::int64_t row_bytes;       // plain
   std::int64_t slots;
-  const std::int32_t* idx;
+  const void* idx;
   const std::int32_t* counts_or_null;
   std::int64_t idx_stride;
   std::int32_t max_count;
@@ -61,8 +62,9 @@ struct AttendSource {
 
   /// Slot of the token's i-th row, i < count; -1 if it is none.
   DSV4_DEVICE std::int64_t slot(const Token& s, std::int32_t i) const {
-    const std::int64_t slot = kind == ops::SelectionKind::kList ? idx[s.token * idx_stride + i]
-                                                                : table.slot(s.sequence, s.first + i);
+    const std::int64_t slot = kind == ops::SelectionKind::kList
+                                  ? linear::Slots{idx, wide_idx}[s.token * idx_stride + i]
+                                  : table.slot(s.sequence, s.first + i);
     return slot >= 0 && slot < slots ? slot : -1;
   }
 

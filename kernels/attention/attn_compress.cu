@@ -82,6 +82,7 @@ void check_compressor_sizes(C& c, const CompressorParams& p, const AttnCompressP
       static_cast<std::int64_t>(op.dtype));
   if (!c.ok()) return;
   kernels::check_pool_sizes<kIn + Text(".entries")>(c, p.entries, kDim);
+  kernels::check_slot_type<kIn + Text(".slot_type")>(c, p.slot_type);
   const attention::CompressorLayout layout{{op.ratio, kDim}, op.max_rollback};
   const std::int64_t width = layout.shape.width(), bytes = static_cast<std::int64_t>(layout.bytes());
   c.template stride<kIn + Text(".kv_stride")>(p.kv_stride, width, attention::kQuad);
@@ -99,7 +100,7 @@ void check_compressor_pointers(C& c, const CompressorParams& p, const AttnCompre
   c.template pointer<kIn + Text(".gate")>(p.gate, 16);
   c.template pointer<kIn + Text(".ape")>(p.ape, 16);
   c.template pointer<kIn + Text(".norm")>(p.norm, 16);
-  c.template pointer<kIn + Text(".entry_slots")>(p.entry_slots, alignof(std::int32_t));
+  c.template pointer<kIn + Text(".entry_slots")>(p.entry_slots, kernels::slot_bytes(p.slot_type));
   if (op.states > 0) c.template pointer<kIn + Text(".state")>(p.state, 16);
   kernels::check_pool_pointers<kIn + Text(".entries")>(c, p.entries);
 }
@@ -139,7 +140,7 @@ attention::Compressor<T, kRatio, kDim> compressor(const CompressorParams& p, con
   c.norm = p.norm;
   c.states = static_cast<std::uint8_t*>(p.state);
   c.state_stride = kernels::stride_or(p.state_stride, static_cast<std::int64_t>(c.layout.bytes()));
-  c.entry_slots = p.entry_slots;
+  c.entry_slots = kernels::slots(p.entry_slots, p.slot_type);
   c.entries.slots = p.entries.slots;
   switch (p.entries.format) {
     case CacheFormat::kRows:

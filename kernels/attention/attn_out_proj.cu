@@ -61,6 +61,7 @@ rotate_back_kernel(const DSV4_GRID_CONSTANT RotateBack<T> a, int slices) {
 }
 
 std::int64_t element_bytes(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
+DType y_type(const AttnOutProjParams& p) { return p.y_f32 ? DType::kF32 : p.dtype; }
 
 /// Parts of the workspace. What the two products need themselves comes last, and they share it.
 struct Parts {
@@ -119,7 +120,7 @@ LinearMultiParams wo_b_params(const AttnOutProjParams& p, const Parts& w) {
                 .weight = p.wo_b,
                 .n = p.hidden,
                 .y_stride = p.y_stride,
-                .y_type = p.dtype,
+                .y_type = y_type(p),
                 .quantise = p.wo_b.format == WeightFormat::kFp8};
   return m;
 }
@@ -200,7 +201,7 @@ void check_sizes(OutProjChecks& c, const AttnOutProjParams& p) {
 }
 
 void check_pointers(OutProjChecks& c, const AttnOutProjParams& p) {
-  c.pointer<"y">(p.y, static_cast<std::size_t>(element_bytes(p.dtype)));
+  c.pointer<"y">(p.y, static_cast<std::size_t>(element_bytes(y_type(p))));
   c.pointer<"o">(p.o, 16);
   check_weight_pointers<"wo_a">(c, p.wo_a, p.dtype);
   check_weight_pointers<"wo_b">(c, p.wo_b, p.dtype);

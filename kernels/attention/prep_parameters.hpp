@@ -109,6 +109,7 @@ void check_sizes(C& c, const ops::AttnKvProjParams& p) {
       p.window.format != CacheFormat::kRows || p.window.dtype == p.dtype,
       static_cast<std::int64_t>(p.window.dtype), static_cast<std::int64_t>(p.dtype), Code::kUnsupported);
   check_pool_sizes<kIn + Text("window")>(c, p.window, p.head_dim);
+  check_slot_type<kIn + Text("slot_type")>(c, p.slot_type);
 }
 
 template <Text kIn, class C>
@@ -118,7 +119,7 @@ void check_pointers(C& c, const ops::AttnKvProjParams& p) {
   c.template optional<kIn + Text("out")>(p.out, kRowAlignment);
   if (p.window.data) {
     check_pool_pointers<kIn + Text("window")>(c, p.window);
-    c.template pointer<kIn + Text("slots")>(p.slots, alignof(std::int32_t));
+    c.template pointer<kIn + Text("slots")>(p.slots, slot_bytes(p.slot_type));
   }
   c.template pointer<kIn + Text("kv")>(p.kv, kRowAlignment);
   c.template pointer<kIn + Text("norm")>(p.norm, kRowAlignment);
@@ -130,7 +131,7 @@ attention::PrepKeyValues<T> prep_arguments(const ops::AttnKvProjParams& p) {
   attention::PrepKeyValues<T> a = {.out_or_null = static_cast<T*>(p.out),
                                    .kv = static_cast<const T*>(p.kv),
                                    .weight = p.norm,
-                                   .slots_or_null = p.window.data ? p.slots : nullptr,
+                                   .slots = slots(p.window.data ? p.slots : nullptr, p.slot_type),
                                    .pages = {},
                                    .rows = {},
                                    .quantised = p.window.format == ops::CacheFormat::kKv584,

@@ -4,13 +4,27 @@
 #include <dsv4/attention/kv_cache.hpp>
 #include <dsv4/attention/page_table.hpp>
 #include <dsv4/attention/visibility.hpp>
+#include <dsv4/linear/integers.cuh>
 #include <dsv4/ops/cache.hpp>
 
 #include "kernels/common/checks.hpp"
 
+#include <cstddef>
 #include <cstdint>
 
 namespace dsv4::kernels::inline DSV4_FLAVOUR {
+
+inline linear::Slots slots(const void* data, ops::SlotType type) {
+  return {data, type == ops::SlotType::kInt64};
+}
+constexpr std::size_t slot_bytes(ops::SlotType type) { return type == ops::SlotType::kInt64 ? 8 : 4; }
+
+template <Text kArgument, class C>
+void check_slot_type(C& checks, ops::SlotType type) {
+  checks.template require<kArgument, "must be int32 or int64">(
+      type == ops::SlotType::kInt32 || type == ops::SlotType::kInt64, static_cast<std::int64_t>(type), 0,
+      Code::kUnsupported);
+}
 
 /// Least bytes between pages of P rows of E bytes: whole 16-byte units.
 constexpr std::int64_t least_page_stride(std::int64_t page_rows, std::int64_t entry_bytes) {

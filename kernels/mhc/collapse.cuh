@@ -95,9 +95,10 @@ struct Collapse {
 /// The post step in front of it.
 struct PostArguments {
   void* out;
-  const void *y, *streams;
+  mhc::SublayerRows y;
+  const void* streams;
   const float *post, *comb;
-  std::int64_t out_stride, y_stride, streams_stride, post_stride, comb_stride;
+  std::int64_t out_stride, streams_stride, post_stride, comb_stride;
 };
 
 template <class T>
@@ -127,7 +128,7 @@ struct StreamReader {
       : c(batch),
         post{.out = static_cast<bf16*>(p.out),
              .out_stride = p.out_stride,
-             .y = {static_cast<const bf16*>(p.y), p.y_stride},
+             .y = p.y,
              .streams = {static_cast<const bf16*>(p.streams), p.streams_stride},
              .post = p.post,
              .comb = p.comb,
@@ -324,7 +325,7 @@ collapse_f32_kernel(const DSV4_GRID_CONSTANT Collapse c, const DSV4_GRID_CONSTAN
   const mhc::TokenOutputs<float> out = outputs_of<float>(c, t);
   if constexpr (kPost) {
     mhc::post<mhc::kStreams>(coop, static_cast<float*>(post.out) + t * post.out_stride,
-                             static_cast<const float*>(post.y) + t * post.y_stride,
+                             static_cast<const float*>(post.y.data) + t * post.y.stride,
                              static_cast<const float*>(post.streams) + t * post.streams_stride,
                              post.post + t * post.post_stride, post.comb + t * post.comb_stride, hidden);
     coop.sync();

@@ -22,8 +22,7 @@ mhc_post_bf16_kernel(const DSV4_GRID_CONSTANT kernels::PostArguments p, std::int
   if (d >= hidden) return;
   const bf16* in = static_cast<const bf16*>(p.streams) + t * p.streams_stride + d;
   bf16* out = static_cast<bf16*>(p.out) + t * p.out_stride + d;
-  const Channels y = arch::load<arch::Cache::kStreaming>(
-      reinterpret_cast<const Channels*>(static_cast<const bf16*>(p.y) + t * p.y_stride + d));
+  const Channels y = p.y.load(t, d);
   Channels streams[mhc::kStreams];
   DSV4_UNROLL
   for (int s = 0; s < mhc::kStreams; ++s)
@@ -41,7 +40,7 @@ DSV4_KERNEL(kThreads)
 mhc_post_kernel(const DSV4_GRID_CONSTANT kernels::PostArguments p, std::int64_t hidden) {
   const std::int64_t t = arch::block_idx().x;
   mhc::post<mhc::kStreams>(arch::CtaCoop<kThreads>{}, static_cast<T*>(p.out) + t * p.out_stride,
-                           static_cast<const T*>(p.y) + t * p.y_stride,
+                           static_cast<const T*>(p.y.data) + t * p.y.stride,
                            static_cast<const T*>(p.streams) + t * p.streams_stride,
                            p.post + t * p.post_stride, p.comb + t * p.comb_stride, static_cast<int>(hidden));
 }

@@ -66,12 +66,11 @@ void check_post_pointers(C& c, const ops::MhcPostParams& p) {
 
 inline PostArguments post_arguments(const ops::MhcPostParams& p) {
   return {.out = p.out,
-          .y = p.y,
+          .y = {p.y, stride_or(p.y_stride, p.hidden), p.y_f32},
           .streams = p.streams,
           .post = p.post,
           .comb = p.comb,
           .out_stride = stride_or(p.out_stride, mhc::kStreams * p.hidden),
-          .y_stride = stride_or(p.y_stride, p.hidden),
           .streams_stride = stride_or(p.streams_stride, mhc::kStreams * p.hidden),
           .post_stride = stride_or(p.post_stride, mhc::kStreams),
           .comb_stride = stride_or(p.comb_stride, mhc::kStreams * mhc::kStreams)};

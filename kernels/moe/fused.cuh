@@ -30,9 +30,10 @@ struct FusedProblem {
   FusedQueue queue;                     // but for `tiles`, which is that of the shared expert here
   std::int32_t dispatch;                // items, kExpertsWarps experts each
   std::int64_t up_groups, down_groups;  // row groups of an item
-  bf16* out;
+  void* out;
   std::int64_t tokens, out_stride;
   std::int32_t combine_parts;  // items of a token
+  bool out_f32;                // else bf16
   bool out_vectors;            // 16-byte aligned rows of out
 };
 
@@ -146,11 +147,16 @@ class FusedBlock {
       const bf16* shared = p_.queue.tiles > 0 ? p_.shared.y + t * p_.shared.y_stride : nullptr;
       moe::combine_span<true>(sum, p_.routed.y, p_.routed.y_stride, p_.pairs.pairs,
                               p_.plan.row_of + t * p_.routed.plan.k, p_.routed.plan.k, shared, d, count);
-      bf16* out = p_.out + t * p_.out_stride + d;
-      if (p_.out_vectors)
-        linear::store_values<true>(out, linear::rounded<bf16>(sum), count);
+      const auto store = [&](auto* out) {
+        if (p_.out_vectors)
+          moe::store_combined<true>(out + t * p_.out_stride + d, sum, count);
+        else
+          moe::store_combined<false>(out + t * p_.out_stride + d, sum, count);
+      };
+      if (p_.out_f32)
+        store(static_cast<float*>(p_.out));
       else
-        linear::store_values<false>(out, linear::rounded<bf16>(sum), count);
+        store(static_cast<bf16*>(p_.out));
     }
     arch::sync_threads();  // as signal does: the block is done with this item
   }

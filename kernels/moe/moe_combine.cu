@@ -17,14 +17,14 @@ struct Strides {
 };
 
 // Grid: (tokens, parts of a row). kVector promises 16-byte aligned rows of whole vectors.
-template <class T, bool kVector>
+template <class T, class TOut, bool kVector>
 DSV4_KERNEL(kThreads)
 moe_combine_kernel(const DSV4_GRID_CONSTANT MoeCombineParams p, Strides stride) {
   constexpr int kN = linear::kVectorOf<T>;
   arch::wait_for_previous_grid();
   const std::int64_t t = arch::block_idx().x;
   const std::int32_t* row_of = p.row_of + t * p.k;
-  T* out = static_cast<T*>(p.out) + t * stride.out;
+  TOut* out = static_cast<TOut*>(p.out) + t * stride.out;
   const T* shared = p.shared ? static_cast<const T*>(p.shared) + t * stride.shared : nullptr;
   const std::int64_t step = std::int64_t{arch::grid_dim().y} * kThreads * kN;
   for (std::int64_t d = (std::int64_t{arch::block_idx().y} * kThreads + arch::thread_idx().x) * kN;
@@ -33,7 +33,7 @@ moe_combine_kernel(const DSV4_GRID_CONSTANT MoeCombineParams p, Strides stride) 
     float sum[kN];
     moe::combine_span<kVector>(sum, static_cast<const T*>(p.y), stride.y, p.rows, row_of, p.k, shared, d,
                                count);
-    linear::store_values<kVector>(out + d, linear::rounded<T>(sum), count);
+    moe::store_combined<kVector>(out + d, sum, count);
   }
 }
 
@@ -56,10 +56,13 @@ Status moe_combine(const MoeCombineParams& p, Stream stream) noexcept {
     if (p.tokens == 0) return {};
     const Strides stride = {stride_or(p.out_stride, p.hidden), stride_or(p.y_stride, p.hidden),
                             stride_or(p.shared_stride, p.hidden)};
-    checks.pointer<"out">(p.out, sizeof(T));
+    const bool wide = p.out_f32 && sizeof(T) < sizeof(float);
+    checks.pointer<"out">(p.out, wide ? sizeof(float) : sizeof(T));
     checks.pointer<"row_of">(p.row_of, sizeof(std::int32_t));
     if (p.rows > 0) checks.pointer<"y">(p.y, sizeof(T));
     checks.optional<"shared">(p.shared, sizeof(T));
+    checks.require<"out", "must not be shared where its type is another">(!wide || p.out != p.shared ||
+                                                                          !p.shared);
     checks.require<"out_stride", "must be shared_stride where out is shared">(
         p.out != p.shared || stride.out == stride.shared, stride.out, stride.shared);
     if (!checks.ok()) return checks.status();
@@ -75,8 +78,13 @@ Status moe_combine(const MoeCombineParams& p, Stream stream) noexcept {
                  static_cast<unsigned>(parts < kMaxParts ? parts : kMaxParts), 1},
         .block = {kThreads, 1, 1},
         .overlap_previous = true};
-    return aligned ? arch::launch("moe_combine", moe_combine_kernel<T, true>, config, stream, p, stride)
-                   : arch::launch("moe_combine", moe_combine_kernel<T, false>, config, stream, p, stride);
+    const auto launch = [&](auto out_type) {
+      using TOut = typename decltype(out_type)::type;
+      return aligned
+                 ? arch::launch("moe_combine", moe_combine_kernel<T, TOut, true>, config, stream, p, stride)
+                 : arch::launch("moe_combine", moe_combine_kernel<T, TOut, false>, config, stream, p, stride);
+    };
+    return wide ? launch(Type<float>{}) : launch(Type<T>{});
   });
 }
 

@@ -154,7 +154,7 @@ Status check(const MoeFusedParams& p) {
   check_input(c, p.input, p.tokens, p.hidden,
               quantises(p.weights.w1.format) && (!shared || quantises(p.shared.w1.format)), false);
   if (!c.ok() || p.tokens == 0) return c.status();
-  c.pointer<"out">(p.out, sizeof(bf16));
+  c.pointer<"out">(p.out, p.out_f32 ? sizeof(float) : sizeof(bf16));
   c.pointer<"idx">(p.idx, sizeof(std::int32_t));
   c.optional<"routing">(p.routing, sizeof(float));
   check_input_pointers(c, p.input, false);
@@ -198,9 +198,10 @@ FusedProblem problem_of(const MoeFusedParams& p, const Parts& w, std::int32_t bl
   f.queue.wave = static_cast<std::int32_t>(ceil_div(blocks, f.queue.up));  // an item for every block
   f.combine_parts = static_cast<std::int32_t>(ceil_div(p.hidden, kFusedSpan));
   f.queue.combine = static_cast<std::int32_t>(p.tokens * f.combine_parts);
-  f.out = static_cast<bf16*>(p.out);
+  f.out = p.out;
   f.tokens = p.tokens;
   f.out_stride = stride_or(p.out_stride, p.hidden);
+  f.out_f32 = p.out_f32;
   f.out_vectors = f.out_stride % kFusedVector == 0 && is_aligned(p.out, 16);
   return f;
 }

@@ -78,15 +78,15 @@ struct Compressor {
   Projections rows;
   const float* norm;  // [dim]
   std::uint8_t* states;
-  std::int64_t state_stride;        // bytes
-  const std::int32_t* entry_slots;  // [tokens]
+  std::int64_t state_stride;  // bytes
+  linear::Slots entry_slots;  // [tokens]
   EntryPool<T, kDim> entries;
   linear::Angles angles;
   float eps;
 
   /// Slot of the entry that a row of the batch completes, or -1: it is not stored.
   DSV4_DEVICE std::int64_t slot(std::int64_t row) const {
-    const std::int64_t s = arch::load(entry_slots + row);
+    const std::int64_t s = entry_slots[row];
     return s < entries.slots ? s : -1;
   }
 };

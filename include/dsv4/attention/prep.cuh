@@ -63,10 +63,10 @@ template <class T>
 struct PrepKeyValues {
   T* out_or_null;
   const T* kv;
-  const float* weight;                // [512], 16-byte aligned
-  const std::int32_t* slots_or_null;  // [tokens]; null = no cache
-  KvPagePool pages;                   // where the format is quantised
-  RowPool<T> rows;                    // where it is not
+  const float* weight;  // [512], 16-byte aligned
+  linear::Slots slots;  // [tokens]; data null = no cache
+  KvPagePool pages;     // where the format is quantised
+  RowPool<T> rows;      // where it is not
   bool quantised;
   linear::Positions positions;
   linear::Angles angles;
@@ -81,7 +81,7 @@ DSV4_DEVICE void prepare_key_value(const PrepKeyValues<T>& a, std::int64_t token
   Row<T, kHeadDim> row;
   row.load(a.kv + token * a.kv_stride);
   const math::SinCos angle = a.angles(a.positions[token], arch::lane_id());
-  const std::int64_t slot = a.slots_or_null ? a.slots_or_null[token] : -1;
+  const std::int64_t slot = a.slots.data ? a.slots[token] : -1;
   norm(row, a.weight, a.eps);
   rotate(row, angle, rope::Direction::kForward);
   if (a.quantised) {

@@ -4,21 +4,11 @@
 #include <dsv4/arch/config.cuh>
 #include <dsv4/core/rope.hpp>
 #include <dsv4/core/types.hpp>
+#include <dsv4/linear/integers.cuh>
 
 #include <cstdint>
 
 namespace dsv4::linear::inline DSV4_FLAVOUR {
-
-/// Positions of tokens, in either integer type.
-struct Positions {
-  const void* data;  // [tokens] int32 or int64
-  bool wide;         // int64
-
-  DSV4_DEVICE std::int64_t operator[](std::int64_t token) const {
-    return wide ? static_cast<const std::int64_t*>(data)[token]
-                : static_cast<const std::int32_t*>(data)[token];
-  }
-};
 
 /// Either frequencies, or a table with a row for each position.
 ///   freq_or_null  [pairs] f32 radians a position; null = the table

@@ -117,7 +117,8 @@ struct TokenRows {
 struct PostRows {
   bf16* out;
   std::int64_t out_stride;
-  TokenRows y, streams;
+  SublayerRows y;
+  TokenRows streams;
   const float *post, *comb;
   std::int64_t post_stride, comb_stride;
 };
@@ -155,9 +156,7 @@ DSV4_DEVICE void load_post(PostTile& tile, const PostRows& rows, std::int64_t fi
     const std::int64_t token = first + g + 8 * r, d = channel + t * kVector;
     const bf16* p = rows.streams.data + token * rows.streams.stride + d;
     tile.y[r] = {};
-    if (inside)
-      tile.y[r] = arch::load<arch::Cache::kStreaming>(
-          reinterpret_cast<const Channels*>(rows.y.data + token * rows.y.stride + d));
+    if (inside) tile.y[r] = rows.y.load(token, d);
     DSV4_UNROLL
     for (int s = 0; s < kStreams; ++s) {
       tile.streams.row[r][s] = {};

@@ -16,6 +16,30 @@ inline constexpr int kVector = 8;  // bf16 channels of one 16-byte access
 
 using Channels = arch::Vec<bf16, kVector>;  // neighbouring channels of one stream
 
+/// A sublayer's output, rows of bf16, or of f32 that are rounded on the way in.
+struct SublayerRows {
+  const void* data;
+  std::int64_t stride;
+  bool f32;
+
+  /// Channels d .. d + 7 of token t. One thread's.
+  DSV4_DEVICE Channels load(std::int64_t t, std::int64_t d) const {
+    if (!f32)
+      return arch::load<arch::Cache::kStreaming>(
+          reinterpret_cast<const Channels*>(static_cast<const bf16*>(data) + t * stride + d));
+    using Four = arch::Vec<float, 4>;
+    const auto* from = reinterpret_cast<const Four*>(static_cast<const float*>(data) + t * stride + d);
+    Channels y;
+    DSV4_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const Four v = arch::load<arch::Cache::kStreaming>(from + half);
+      DSV4_UNROLL
+      for (int i = 0; i < 4; ++i) y[4 * half + i] = from_float<bf16>(v[i]);
+    }
+    return y;
+  }
+};
+
 /// Coefficients of one token for mhc::post.
 struct PostCoefficients {
   float post[kStreams];

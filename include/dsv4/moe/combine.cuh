@@ -32,4 +32,17 @@ DSV4_DEVICE void combine_span(float (&sum)[kN], const T* y, std::int64_t y_strid
   for (int i = 0; i < kN; ++i) sum[i] += v[i];
 }
 
+/// out[i] = round(sum[i]) for i < count, by accesses of 16 bytes. kVector as above, of out.
+template <bool kVector, int kN, class T>
+DSV4_DEVICE void store_combined(T* out, const float (&sum)[kN], std::int64_t count) {
+  constexpr int kV = linear::kVectorOf<T> < kN ? linear::kVectorOf<T> : kN;
+  DSV4_UNROLL
+  for (int i = 0; i < kN; i += kV) {
+    float part[kV];
+    DSV4_UNROLL
+    for (int j = 0; j < kV; ++j) part[j] = sum[i + j];
+    linear::store_values<kVector>(out + i, linear::rounded<T>(part), count - i);
+  }
+}
+
 }  // namespace dsv4::moe::inline DSV4_FLAVOUR

@@ -21,8 +21,8 @@ enum class SelectionKind : std::int32_t {
 struct AttendSelection {
   CachePool pool = {};  // kKv584, or kRows of dtype
   SelectionKind kind = SelectionKind::kNone;
-  const std::int32_t* idx = nullptr;  // kList: [tokens, max_count] slots; EVERY value outside [0, pool.slots)
-                                      // means "no row"
+  const void* idx = nullptr;             // kList: [tokens, max_count] slots of idx_type; EVERY value outside
+                                         // [0, pool.slots) means "no row"
   const std::int32_t* counts = nullptr;  // kList: [tokens] listed for each token; null = max_count
   PageTable table = {};                  // kWindow, kEntries: logical row -> slot
   VisibleEntries visible = {};           // kEntries
@@ -30,6 +30,7 @@ struct AttendSelection {
   std::int64_t max_count =
       0;  // the most rows a token has here, 0 .. 2^20 (kWindow: = window); more are not seen
   std::int32_t window = 0;  // kWindow
+  SlotType idx_type = SlotType::kInt32;
 };
 
 /// o[t,h] = sum_j p_j e_j,  p_j = exp(s_j - m) / (sum_j exp(s_j - m) + exp(sink[h] - m)),  s_j = scale

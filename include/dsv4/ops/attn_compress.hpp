@@ -22,12 +22,13 @@ struct CompressorParams {
                            // zeros may begin at the first token of a later block too, as if those before
                            // had not been: at ratio 4 that block's entry lacks them
   CachePool entries = {};  // dim 512: kKv584 or kRows; dim 128: kIndexFp4, kIndexFp8 or kRows (of dtype)
-  const std::int32_t* entry_slots = nullptr;  // [tokens] slot for the entry that token t completes; read for
-                                              // those tokens alone. Outside [0, entries.slots) = not stored
-  std::int64_t kv_stride = 0;                 // between tokens; 0 = width
-  std::int64_t gate_stride = 0;               // between tokens; 0 = width
-  std::int64_t state_stride = 0;              // bytes, a multiple of 16; 0 = attn_compress_state_bytes
-  std::int32_t dim = 0;                       // 512 (main) or 128 (index: followed by the Hadamard transform)
+  const void* entry_slots = nullptr;  // [tokens] slot_type: slot for the entry that token t completes; read
+                                      // for those tokens alone. Outside [0, entries.slots) = not stored
+  std::int64_t kv_stride = 0;         // between tokens; 0 = width
+  std::int64_t gate_stride = 0;       // between tokens; 0 = width
+  std::int64_t state_stride = 0;      // bytes, a multiple of 16; 0 = attn_compress_state_bytes
+  SlotType slot_type = SlotType::kInt32;
+  std::int32_t dim = 0;  // 512 (main) or 128 (index: followed by the Hadamard transform)
 };
 
 /// Adds the batch's tokens to the compressors' states and writes the entries that they complete. Token rows

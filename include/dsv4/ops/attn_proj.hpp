@@ -32,9 +32,9 @@ struct AttnQProjParams {
 /// row = round_T(norm(kv[t])), RoPE on the last rope_dim channels, then into the window cache at slots[t]
 /// and, if wanted, to `out`                  (primitives attention::finish_key_value, the pool's write)
 struct AttnKvProjParams {
-  CachePool window = {};                // kKv584 or kRows of dtype; data null = no cache
-  const std::int32_t* slots = nullptr;  // [tokens]; outside [0, window.slots) = the token is not stored.
-                                        // Stored slots are distinct (promised)
+  CachePool window = {};        // kKv584 or kRows of dtype; data null = no cache
+  const void* slots = nullptr;  // [tokens] slot_type; outside [0, window.slots) = the token is not
+                                // stored. Stored slots are distinct (promised)
   void* out = nullptr;  // [tokens, head_dim] dtype; may be kv itself (same strides); null = not wanted. The
                         // row as the cache gives it back: with window.format kKv584, with a cache or without,
                         // its first 448 channels have been through FP8
@@ -47,6 +47,7 @@ struct AttnKvProjParams {
   std::int32_t rope_dim = 0;  // 64
   float eps = 0.0f;
   PositionType position_type = PositionType::kInt32;
+  SlotType slot_type = SlotType::kInt32;
   DType dtype = DType::kBf16;
   std::int64_t out_stride = 0;  // between tokens; 0 = head_dim
   std::int64_t kv_stride = 0;   // between tokens; 0 = head_dim

@@ -17,6 +17,10 @@ enum class CacheFormat : std::int32_t {
   kIndexFp8 = 3,  // 128 channels in 132 bytes: 128 e4m3, one f32 scale; pages of P keys
 };
 
+/// Integer type of a tensor of slots. kInt64 holds any value: those that no int32 can hold lie outside every
+/// pool. Page tables, counts and sequence numbers are int32 throughout.
+enum class SlotType : std::int32_t { kInt32 = 0, kInt64 = 1 };
+
 /// A pool of cached rows. Slot s of a paged format is row s mod P of page s / P. EVERY slot outside
 /// [0, slots) means "no row": nothing behind it is read or written.
 struct CachePool {

@@ -12,7 +12,7 @@ namespace dsv4::ops {
 ///     mhc::post)
 struct MhcPostParams {
   void* out = nullptr;            // [tokens, 4, hidden] dtype; may be `streams` itself (same stride)
-  const void* y = nullptr;        // [tokens, hidden] dtype: the sublayer's output
+  const void* y = nullptr;        // [tokens, hidden] dtype: the sublayer's output; or f32 with y_f32
   const void* streams = nullptr;  // [tokens, 4, hidden] dtype
   const float* post = nullptr;    // [tokens, 4] f32, 16-byte aligned
   const float* comb = nullptr;    // [tokens, 4, 4] f32, row j = source stream, 16-byte aligned
@@ -20,6 +20,7 @@ struct MhcPostParams {
   std::int64_t hidden = 0;        // 1 .. 16384; bf16: a multiple of 32
   std::int32_t stream_count = 0;  // 4
   DType dtype = DType::kBf16;
+  bool y_f32 = false;               // y is f32, as shards' partial sums add up, and rounded to dtype here
   std::int64_t out_stride = 0;      // 0 = 4 * hidden
   std::int64_t y_stride = 0;        // 0 = hidden
   std::int64_t streams_stride = 0;  // 0 = 4 * hidden

@@ -23,7 +23,7 @@ struct MoePeers {
 ///   moe_experts(shared weights, no plan, no routing weights)  shared, unless its weights are null
 ///   moe_combine                                               out
 struct MoeFusedParams {
-  void* out = nullptr;                // [tokens, hidden] dtype
+  void* out = nullptr;                // [tokens, hidden] dtype, or f32 with out_f32
   const std::int32_t* idx = nullptr;  // [tokens, k]; outside [first_expert, first_expert + experts): left out
   const float* routing = nullptr;     // [tokens, k] f32, multiplies BEFORE W2; null = 1
   LinearInput input = {};             // [tokens, hidden], as moe_experts takes it; codes only where all
@@ -41,6 +41,7 @@ struct MoeFusedParams {
   float limit = 0.0f;        // clamp of the routed experts; 0 = none
   float shared_limit = 0.0f;
   DType dtype = DType::kBf16;   // kF32 is kUnsupported
+  bool out_f32 = false;         // out is f32, not rounded: the partial sum of a shard of the experts
   std::int64_t out_stride = 0;  // between tokens; 0 = hidden
   std::int32_t blocks = 0;      // of the launch, 1 .. 65535; 0 = as many as the device holds at once. Results
                                 // do not depend on it

@@ -80,15 +80,16 @@ constexpr std::int64_t moe_max_tiles(std::int64_t tokens, std::int32_t k, std::i
 /// out[t,d] = round( sum_j y[row_of[t,j], d] + shared[t,d] ): fp32, slots in order, then the shared expert
 /// (primitive moe::combine)
 struct MoeCombineParams {
-  void* out = nullptr;                   // [tokens, hidden] dtype; may be `shared` itself
-  const void* y = nullptr;               // [rows, hidden] dtype, plan order; the routing weight is in it
-  const void* shared = nullptr;          // [tokens, hidden] dtype; null = no shared expert
+  void* out = nullptr;           // [tokens, hidden] dtype, or f32 with out_f32; may be `shared` itself
+  const void* y = nullptr;       // [rows, hidden] dtype, plan order; the routing weight is in it
+  const void* shared = nullptr;  // [tokens, hidden] dtype; null = no shared expert
   const std::int32_t* row_of = nullptr;  // [tokens, k]; outside [0, rows) adds nothing
   std::int64_t tokens = 0;               // 0 .. 2^31-1
   std::int64_t rows = 0;                 // rows of y there is memory for
   std::int64_t hidden = 0;
   std::int32_t k = 0;  // 1 .. 16
   DType dtype = DType::kBf16;
+  bool out_f32 = false;            // out is f32, not rounded: the partial sum of a shard of the experts
   std::int64_t out_stride = 0;     // between tokens; 0 = hidden
   std::int64_t y_stride = 0;       // between rows; 0 = hidden
   std::int64_t shared_stride = 0;  // between tokens; 0 = hidden
