@@ -101,11 +101,11 @@ Table by_length(std::span<const Model> models, std::span<const std::int64_t> len
 
 Table by_model_and_length(std::span<const Model> models, std::span<const std::int64_t> lengths,
                           const Assumptions& a) {
-  Table t{
-      {"model", "tokens", "flops_per_token", "fp8_flops_per_token", "fp8_flops_of_v32", "cache_bytes",
-       "cache_bytes_per_token", "cache_of_v32", "entry_bytes", "key_bytes", "window_bytes", "state_bytes"},
-      "lrrrrrrrrrrr",
-      {}};
+  Table t{{"model", "tokens", "flops_per_token", "fp8_flops_per_token", "fp8_flops_of_v32", "cache_bytes",
+           "cache_bytes_per_token", "cache_of_v32", "bytes_entries", "bytes_keys", "bytes_window",
+           "bytes_states"},
+          "lrrrrrrrrrrr",
+          {}};
   for (const Model& m : models)
     for (const std::int64_t n : lengths) {
       const Cost c = cost(m, n, a), base = cost(kBase, n, a);
@@ -144,10 +144,10 @@ std::string as_json(std::span<const Model> models, std::span<const std::int64_t>
                                   {"cache_bytes", c.cache.total},
                                   {"cache_bytes_per_token", c.cache.total / static_cast<double>(n)},
                                   {"cache_of_v32", c.cache.total / base.cache.total},
-                                  {"entry_bytes", c.cache.entries},
-                                  {"key_bytes", c.cache.keys},
-                                  {"window_bytes", c.cache.window},
-                                  {"state_bytes", c.cache.states}});
+                                  {"bytes_entries", c.cache.entries},
+                                  {"bytes_keys", c.cache.keys},
+                                  {"bytes_window", c.cache.window},
+                                  {"bytes_states", c.cache.states}});
     }
     out["models"].push_back(std::move(model));
   }

@@ -1,4 +1,5 @@
-// Commands name programs, options, presets and files that exist; CMake and Python blocks parse.
+// Commands name programs, options, presets and files that exist; CMake and Python blocks parse, Rust
+// compiles.
 #include "tests/docs/snippets.hpp"
 #include "tests/support/catch.hpp"
 
@@ -252,4 +253,27 @@ TEST_CASE("docs: Python blocks parse") {
     REQUIRE(check(s.code).exit == 0);
   }
   REQUIRE(check("x = (1,\n").exit != 0);
+}
+
+TEST_CASE("docs: Rust blocks compile") {
+  if (run("command -v rustc").exit != 0) {
+    WARN("there is no rustc");
+    return;
+  }
+  const auto check = [](const Snippet& s) {
+    const TempFolder folder;
+    const bool wrapped = s.mode == Mode::kFunction;
+    write_file(folder / "block.rs",
+               s.preamble + (wrapped ? "pub fn body() {\n" : "") + s.code + (wrapped ? "}\n" : ""));
+    return run("cd '" + folder.path().string() +
+               "' && rustc --edition 2021 --crate-type lib --emit metadata -A dead_code block.rs");
+  };
+  for (const Snippet& s : snippets_in("rust")) {
+    const Ran ran = check(s);
+    CAPTURE(s.where());
+    INFO(ran.output);
+    REQUIRE(ran.exit == 0);
+  }
+  REQUIRE(check(snippets_of("d.md", "```rust\nfn f() -> i32 { 1 }\n```\n").at(0)).exit == 0);
+  REQUIRE(check(snippets_of("d.md", "```rust\nfn f() -> i32 { 1.0 }\n```\n").at(0)).exit != 0);
 }
