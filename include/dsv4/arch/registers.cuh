@@ -4,6 +4,8 @@
 
 #include <dsv4/arch/config.cuh>
 
+#include <type_traits>
+
 #if defined(DSV4_SIMT_EMULATION)
 #include <dsv4/simt/registers.hpp>
 #endif
@@ -44,7 +46,9 @@ DSV4_DEVICE void increase_registers(DSV4_LOC_ONLY) {
 
 /// x, of which the compiler no longer knows where it came from: what is computed from it is computed after
 /// this, and not kept in registers from before.
-DSV4_DEVICE int opaque(int x) {
+template <class T>
+DSV4_DEVICE T opaque(T x) {
+  static_assert(std::is_integral_v<T> && sizeof x == 4, "one register");
 #if !defined(DSV4_SIMT_EMULATION)
   asm volatile("" : "+r"(x));
 #endif

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <dsv4/arch/convert.cuh>
+#include <dsv4/arch/registers.cuh>
 #include <dsv4/arch/warp.cuh>
 #include <dsv4/linear/fp4.hpp>
 #include <dsv4/linear/mma_weights.cuh>
@@ -149,7 +150,7 @@ struct ScaledChunk<Fp4Weights, kCache> {
   DSV4_DEVICE void operands(std::uint32_t (&rows)[2][4], int group, int eight, const Plan& p) const {
     DSV4_UNROLL
     for (int half = 0; half < 2; ++half)
-      decode(rows[half], group, half, eight, relative(p, half, block_of(group)));
+      decode(rows[half], words[group][half][eight], relative(p, half, block_of(group)));
   }
   DSV4_DEVICE float factor(const Plan& p, int half) const { return power(p.largest[half]); }
 
@@ -160,7 +161,8 @@ struct ScaledChunk<Fp4Weights, kCache> {
     for (int half = 0; half < 2; ++half) {
       std::uint32_t exponent = block == 0 ? relative(p, half, block_of(group)) : 0u;
       if (p.largest[half] >= kWideFlag) exponent = block == block_of(group) ? 253u : 0u;
-      decode(rows[half], group, half, eight, exponent);
+      // Opaque, or every code would be kept half decoded in registers of its own for all blocks.
+      decode(rows[half], arch::opaque(words[group][half][eight]), exponent);
     }
   }
   DSV4_DEVICE float wide_factor(const Plan& p, int half, int block) const {
@@ -174,9 +176,8 @@ struct ScaledChunk<Fp4Weights, kCache> {
   DSV4_DEVICE std::uint32_t relative(const Plan& p, int half, int block) const {
     return 253u + (scales[half] >> (8 * block) & 0xffu) - p.largest[half];
   }
-  DSV4_DEVICE void decode(std::uint32_t (&row)[4], int group, int half, int eight,
-                          std::uint32_t exponent) const {
-    arch::e2m1x8_to_bf16(row, words[group][half][eight], (exponent & 0xffu) * 0x00800080u);
+  DSV4_DEVICE static void decode(std::uint32_t (&row)[4], std::uint32_t codes, std::uint32_t exponent) {
+    arch::e2m1x8_to_bf16(row, codes, (exponent & 0xffu) * 0x00800080u);
   }
 };
 
