@@ -194,3 +194,35 @@ TEST_CASE("attn_attend reads each row once a tile of heads, without bank conflic
   REQUIRE(simt::counters().matrix_bank_conflicts == 0);
   REQUIRE(simt::counters().shared_bank_conflicts == 0);  // counted in instrumented builds
 }
+
+TEST_CASE("attn_attend of some heads has the bits of all", "[ops][attn_attend][parallel]") {
+  const int heads = 20, rows = 70;
+  const std::int64_t tokens = 2;
+  test::AttendPool window(ops::CacheFormat::kKv584, 64), entries(ops::CacheFormat::kKv584, 128);
+  window.fill(0, 64, 100), entries.fill(0, 128, 1000);
+  const auto window_idx = test::slots_of(tokens * 20, 64, 1),
+             entry_idx = test::slots_of(tokens * rows, 128, 2);
+  test::AttendBatch all(tokens, heads, 7);
+  const auto select = [&](test::AttendBatch& b) {
+    b.p.window = test::listed(window, window_idx, 20);
+    b.p.entries = test::listed(entries, entry_idx, rows);
+  };
+  select(all);
+  all.run();
+  for (const int ranks : {2, 3, 4})  // 3: shards of 6 and 7 heads
+    for (int r = 0; r < ranks; ++r) {
+      const std::int64_t first = heads * r / ranks, count = heads * (r + 1) / ranks - first;
+      test::AttendBatch b(tokens, static_cast<int>(count), 7);
+      select(b);
+      b.p.q = all.q.row(first), b.p.q_stride = std::int64_t{heads} * test::kHeadDim;
+      b.p.sink = all.sink.data() + first;
+      b.run();
+      CAPTURE(ranks, r);
+      for (std::int64_t t = 0; t < tokens; ++t) {
+        REQUIRE(std::memcmp(b.o.row(t * count), all.o.row(t * heads + first),
+                            static_cast<std::size_t>(count * test::kHeadDim) * sizeof(bf16)) == 0);
+        REQUIRE(std::memcmp(b.lse.row(t), all.lse.row(t) + first,
+                            static_cast<std::size_t>(count) * sizeof(float)) == 0);
+      }
+    }
+}

@@ -3,6 +3,7 @@
 #include <dsv4/ops/embed.hpp>
 
 #include "tests/ops/row_ops.hpp"
+#include "tests/support/ulp.hpp"
 
 #include <limits>
 
@@ -107,4 +108,50 @@ TEST_CASE("embed gives NaNs for an id outside the vocabulary", "[ops][embed]") {
 
 TEST_CASE("embed under every policy of the machine", "[ops][embed]") {
   test::under_all_policies([] { check_layouts<bf16, bf16>(3, 136); });
+}
+
+TEST_CASE("embed by vocabulary ranges: the shards' sum is the whole", "[ops][embed][parallel]") {
+  const std::int64_t vocab = 51, hidden = 136, tokens = 12;
+  auto values = test::row_of<bf16>(test::normal(vocab * hidden, 2));
+  const std::vector<std::int64_t> ids = {0, 12, 13, 25, 26, 50, 38, 39, 51, -1, 1LL << 40, 7};
+  const auto run = [&](std::int64_t first, std::int64_t rows) {
+    Rows<bf16> out(tokens, 4 * hidden);
+    // A table that ends with the shard's last row.
+    const Rows<bf16> table(rows, hidden, test::slice(values, hidden, first, rows));
+    REQUIRE_OK(ops::embed({.out = out.data(),
+                           .table = table.data(),
+                           .ids = ids.data(),
+                           .tokens = tokens,
+                           .hidden = hidden,
+                           .vocab = vocab,
+                           .first_row = first,
+                           .rows = first == 0 && rows == vocab ? 0 : rows,
+                           .streams = 4,
+                           .wide_ids = true},
+                          nullptr));
+    REQUIRE(out.intact() == "");
+    std::vector<float> f;
+    for (const bf16 v : out.values()) f.push_back(test::value(v));
+    return f;
+  };
+  const std::vector<float> whole = run(0, vocab);
+  for (std::size_t i = 0; i < whole.size(); ++i) {
+    const std::int64_t id = ids[i / static_cast<std::size_t>(4 * hidden)];
+    const bool exists = id >= 0 && id < vocab;
+    REQUIRE(test::identical(
+        whole[i],
+        exists ? test::value(
+                     values[static_cast<std::size_t>(id * hidden) + i % static_cast<std::size_t>(hidden)])
+               : NAN));
+  }
+  for (const int ranks : {2, 4}) {
+    std::vector<float> sum(whole.size(), 0.0f);
+    for (int r = 0; r < ranks; ++r) {
+      const std::int64_t first = vocab * r / ranks;
+      const std::vector<float> partial = run(first, vocab * (r + 1) / ranks - first);
+      for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += partial[i];
+    }
+    for (std::size_t i = 0; i < whole.size(); ++i)
+      REQUIRE((std::isnan(whole[i]) ? std::isnan(sum[i]) : sum[i] == whole[i]));  // no id exists nowhere
+  }
 }

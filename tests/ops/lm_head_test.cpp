@@ -216,3 +216,27 @@ TEST_CASE("lm_head under every policy of the machine", "[ops][lm_head]") {
     check<bf16, float>(3, 5, 40, {}, {}, Order::kCanonical);
   });
 }
+
+TEST_CASE("lm_head by vocabulary ranges has the bits of the whole", "[ops][lm_head][parallel]") {
+  const std::int64_t vocab = 301, hidden = 264, tokens = GENERATE(1, 9);
+  const Rows<bf16> x(tokens, hidden, test::row_of<bf16>(test::normal(tokens * hidden, 1)));
+  const Rows<bf16> head(vocab, hidden, test::row_of<bf16>(test::normal(vocab * hidden, 2)));
+  const auto run = [&](Rows<float>& logits, std::int64_t first, std::int64_t rows) {
+    REQUIRE_OK(ops::lm_head({.logits = logits.data() + first,
+                             .x = x.data(),
+                             .head = head.row(first),
+                             .tokens = tokens,
+                             .vocab = rows,
+                             .hidden = hidden,
+                             .logits_stride = logits.stride()},
+                            nullptr));
+  };
+  Rows<float> whole(tokens, vocab, RowLayout{vocab + 2, 4});
+  run(whole, 0, vocab);
+  for (const int ranks : {2, 4}) {
+    Rows<float> shards(tokens, vocab, RowLayout{vocab + 2, 4});
+    for (int r = 0; r < ranks; ++r)
+      run(shards, vocab * r / ranks, vocab * (r + 1) / ranks - vocab * r / ranks);
+    REQUIRE_ROWS(shards, whole.values());
+  }
+}
