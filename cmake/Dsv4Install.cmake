@@ -51,6 +51,11 @@ function(dsv4_install)
   install(FILES LICENSE README.md DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT dsv4)
   install(DIRECTORY docs DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT dsv4)
 
+  install(DIRECTORY examples DESTINATION ${CMAKE_INSTALL_DATADIR}/dsv4 COMPONENT dsv4 PATTERN __pycache__ EXCLUDE)
+  # Where the example of dsv4_validate looks for them.
+  install(FILES tests/data/tiny-exact.weights.safetensors DESTINATION ${CMAKE_INSTALL_DATADIR}/dsv4/tests/data
+          COMPONENT dsv4)
+
   # As dsv4::headers asks of its users.
   set(exact -ffp-contract=off -fno-math-errno -fno-trapping-math)
   set(arch "")
