@@ -71,7 +71,7 @@ void check_layouts(const Case& c) {
 
 TEMPLATE_TEST_CASE("moe_combine adds slots in order, then the shared expert", "[ops][moe_combine]", bf16,
                    float) {
-  const std::int64_t tokens = GENERATE(from_range(test::token_counts()));
+  const std::int64_t tokens = GENERATE(as<std::int64_t>{}, 6, from_range(test::token_counts()));
   check_layouts<TestType>({tokens, 40, 136, 6});
   check_layouts<TestType>({tokens, 3, 130, 1, false});
 }
@@ -129,4 +129,5 @@ TEST_CASE("moe_combine refuses what it cannot do, by name", "[ops][moe_combine][
   refuse([](auto& p) { p.row_of = nullptr; }, "row_of");
   refuse([](auto& p) { p.y = nullptr; }, "y");
   refuse([](auto& p) { p.shared = p.out, p.out_stride = 128; }, "out_stride");
+  refuse([](auto& p) { p.shared = p.out, p.out_f32 = true; }, "out must not be shared");
 }

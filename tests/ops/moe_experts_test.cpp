@@ -53,6 +53,11 @@ TEST_CASE("moe_experts with every routing a gate may give", "[ops][moe]") {
   const auto format = GENERATE(WeightFormat::kFp4, WeightFormat::kFp8, WeightFormat::kBf16);
   const ExpertShape s{.up = format, .down = format, .tokens = 21, .hidden = 128, .inner = 160};
   SECTION("all tokens to one expert") { check(ExpertCase(s, std::vector<std::int32_t>(at(42), 5))); }
+  SECTION("all the weight on one of a token's experts") {
+    ExpertCase c(s, test::random_experts(21, 2, 8, 5));
+    for (std::size_t i = 0; i < c.routing.size(); ++i) c.routing[i] = i % 2 == i / 2 % 2 ? 1.0f : 0.0f;
+    check(c);
+  }
   SECTION("dropped slots, and tokens with none left") {
     auto idx = test::random_experts(21, 2, 8, 6);
     for (std::size_t i = 0; i < idx.size(); i += 3) idx[i] = -1;
