@@ -210,3 +210,25 @@ TEST_CASE("attn_attend at the widths of the models", "[ops][attn_attend]") {
   }
   REQUIRE(std::sqrt(difference / norm) < 0x1p-9);
 }
+
+TEST_CASE("attn_attend takes int64 lists", "[ops][attn_attend]") {
+  const auto format = GENERATE(CacheFormat::kKv584, CacheFormat::kRows);
+  const std::int64_t tokens = 3, slots = 90, count = 150;
+  AttendPool window(format, slots, 53), entries(CacheFormat::kKv584, slots, 64);
+  window.fill(0, slots, 100), entries.fill(0, slots, 1000);
+  auto idx = test::slots_of(tokens * count, slots, 2);
+  for (std::size_t i = 0; i < idx.size(); i += 4) idx[i] = i % 8 == 0 ? -1 : INT32_MAX;
+  const auto wide = test::wide_slots(idx, slots);
+  AttendBatch narrow(tokens, 3, 7), b(tokens, 3, 7);
+  for (AttendBatch* x : {&narrow, &b}) {
+    x->p.window = test::listed(window, idx, 20);
+    x->p.entries = test::listed(entries, idx, count);
+  }
+  b.p.window.idx = b.p.entries.idx = wide.data();
+  b.p.window.idx_type = b.p.entries.idx_type = ops::SlotType::kInt64;
+  narrow.run(), b.run();
+  REQUIRE_ROWS(b.o, narrow.o.values());
+  REQUIRE_ROWS(b.lse, narrow.lse.values());
+  b.p.entries.idx_type = static_cast<ops::SlotType>(7);
+  REQUIRE_REFUSED(ops::attn_attend(b.p, nullptr), Code::kUnsupported, 7, 0, "entries.idx_type");
+}

@@ -249,3 +249,19 @@ TEST_CASE("attn_compress: the same call again, with other lengths in memory", "[
     REQUIRE(c.check() == "");
   }
 }
+
+TEST_CASE("attn_compress takes int64 slots", "[ops][attn_compress]") {
+  const int ratio = GENERATE(4, 128);
+  CompressCase<bf16> c({.ratio = ratio, .sequences = 2});
+  c.lay_out({{0, 0, 3 * ratio + 1}, {1, 0, 2 * ratio}}, 2);
+  c.unstore(0, 1, -1), c.unstore(1, 0, INT32_MAX);
+  const auto wide = wide_slots(c.slots, c.main->mirror.pool.slots);
+  ops::AttnCompressParams p = c.params();
+  for (ops::CompressorParams* part : {&p.main, &p.index})
+    part->entry_slots = wide.data(), part->slot_type = ops::SlotType::kInt64;
+  REQUIRE_OK(ops::attn_compress(p, nullptr));
+  c.expect();
+  REQUIRE(c.check() == "");
+  p.main.slot_type = static_cast<ops::SlotType>(-1);
+  REQUIRE_REFUSED(ops::attn_compress(p, nullptr), Code::kUnsupported, -1, 0, "main.slot_type");
+}

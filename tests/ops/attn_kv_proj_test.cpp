@@ -251,3 +251,28 @@ TEST_CASE("attn_kv_proj reaches slots more than 2^31 elements away", "[ops][attn
       REQUIRE(got[d] == to_float(back[static_cast<std::size_t>(t * kHeadDim + d)]));
   }
 }
+
+TEST_CASE("attn_kv_proj takes int64 slots", "[ops][attn_kv_proj]") {
+  const std::int64_t tokens = 24, slots = 41;
+  const auto at = test::prep_slots(tokens, slots);
+  const auto wide = test::wide_slots(at, slots);
+  KeyValues<bf16> in(tokens);
+  const auto rows = in.finished();
+  test::KvPages pages(slots, 4, 16);
+  auto p = in.params(pages.pool, nullptr);
+  p.slots = wide.data(), p.slot_type = ops::SlotType::kInt64;
+  REQUIRE_OK(ops::attn_kv_proj(p, nullptr));
+  REQUIRE_ROWS(pages.bytes, written_pages(pages, 16, rows, at));
+
+  Rows<bf16> plain(slots, kHeadDim), narrow(slots, kHeadDim);
+  p.window = {.data = plain.data(), .slots = slots};
+  REQUIRE_OK(ops::attn_kv_proj(p, nullptr));
+  REQUIRE_OK(ops::attn_kv_proj(in.params({.data = narrow.data(), .slots = slots}, at.data()), nullptr));
+  REQUIRE_ROWS(plain, narrow.values());
+
+  p.slots = reinterpret_cast<const std::byte*>(wide.data()) + 4;
+  REQUIRE_REFUSED(ops::attn_kv_proj(p, nullptr), Code::kInvalidArgument, 4, 8, "slots must be aligned");
+  p.slot_type = static_cast<ops::SlotType>(2);
+  REQUIRE_REFUSED(ops::attn_kv_proj(p, nullptr), Code::kUnsupported, 2, 0,
+                  "slot_type must be int32 or int64");
+}

@@ -79,6 +79,10 @@ TEST_CASE("embed refuses", "[ops][embed][errors]") {
   REFUSED(good, p.hidden = kTwo30, kInvalid, kTwo30, 0, "embed: hidden");
   REFUSED(good, p.vocab = 0, kInvalid, 0, 0, "embed: vocab");
   REFUSED(good, p.vocab = kTwo31, kInvalid, kTwo31, 0, "embed: vocab");
+  REFUSED(good, p.first_row = -1, kInvalid, -1, good.vocab, "embed: first_row");
+  REFUSED(good, p.first_row = p.vocab, kInvalid, good.vocab, good.vocab, "embed: first_row");
+  REFUSED(good, p.rows = p.vocab + 1, kInvalid, good.vocab + 1, good.vocab, "embed: rows");
+  REFUSED(good, (p.first_row = 1, p.rows = p.vocab), kInvalid, good.vocab, good.vocab - 1, "embed: rows");
   REFUSED(good, p.streams = 1, kUnsupported, 1, 4, "embed: only 4 streams");
   REFUSED(good, p.out_stride = 31, kInvalid, 31, 32, "embed: out_stride");
   REFUSED(good, p.table_stride = 7, kInvalid, 7, 8, "embed: table_stride");
@@ -90,6 +94,8 @@ TEST_CASE("embed refuses", "[ops][embed][errors]") {
   REFUSED(good, p.out = at(0, 1), kInvalid, 0, 0, "embed: out must be aligned");
   REFUSED(good, p.table = at(1, 1), kInvalid, 0, 0, "embed: table must be aligned");
   REFUSED(good, p.ids = at<std::int32_t>(2, 2), kInvalid, 0, 0, "embed: ids must be aligned");
+  REFUSED(good, (p.ids = at<std::int32_t>(2, 4), p.wide_ids = true), kInvalid, 0, 0,
+          "embed: ids must be aligned");
 }
 
 TEST_CASE("rms_norm refuses", "[ops][rms_norm][errors]") {

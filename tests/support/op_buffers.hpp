@@ -132,6 +132,19 @@ std::string difference(const Rows<T>& got, const std::vector<T>& want) {
   return {};
 }
 
+/// Slots as int64. Those outside [0, slots) become numbers that no int32 holds, half of them such that their
+/// lower half alone would be a slot.
+inline std::vector<std::int64_t> wide_slots(const std::vector<std::int32_t>& narrow, std::int64_t slots) {
+  constexpr std::int64_t k33 = std::int64_t{1} << 33;
+  const std::int64_t none[] = {k33, INT64_MIN, 1 - k33, INT64_MAX, k33 + slots - 1, INT64_MIN + 1};
+  std::vector<std::int64_t> wide;
+  for (const std::int32_t s : narrow) {
+    const bool exists = s >= 0 && s < slots;
+    wide.push_back(exists ? s : none[wide.size() % 6]);
+  }
+  return wide;
+}
+
 /// The DType that names T.
 template <class T>
 inline constexpr ops::DType kDType = ops::DType::kBf16;
