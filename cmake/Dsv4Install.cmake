@@ -51,7 +51,8 @@ function(dsv4_install)
   install(FILES LICENSE README.md DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT dsv4)
   install(DIRECTORY docs DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT dsv4)
 
-  install(DIRECTORY examples DESTINATION ${CMAKE_INSTALL_DATADIR}/dsv4 COMPONENT dsv4 PATTERN __pycache__ EXCLUDE)
+  install(DIRECTORY examples DESTINATION ${CMAKE_INSTALL_DATADIR}/dsv4 USE_SOURCE_PERMISSIONS COMPONENT dsv4
+          PATTERN __pycache__ EXCLUDE)
   # Where the example of dsv4_validate looks for them.
   install(FILES tests/data/tiny-exact.weights.safetensors DESTINATION ${CMAKE_INSTALL_DATADIR}/dsv4/tests/data
           COMPONENT dsv4)
@@ -101,18 +102,19 @@ function(dsv4_install)
   endif()
 
   # ---- C ----
-  if(TARGET dsv4_c_simt)
-    dsv4_install_targets(dsv4_dsv4_simt dsv4_c_simt)
+  foreach(component dsv4_simt dsv4 dsv4_static)
+    if(TARGET dsv4::${component})
+      get_target_property(target dsv4::${component} ALIASED_TARGET)
+      dsv4_install_targets(dsv4_${component} ${target})
+    endif()
+  endforeach()
+  if(TARGET dsv4::dsv4_simt)
     dsv4_pkg_config(dsv4-simt DESCRIPTION "Kernels for DeepSeek-V4 inference, executed on the CPU; C ABI"
                     CFLAGS -I\${includedir} LIBS -L\${libdir} -ldsv4_simt)
   endif()
-  if(TARGET dsv4_c)
-    dsv4_install_targets(dsv4_dsv4 dsv4_c)
+  if(TARGET dsv4::dsv4)
     dsv4_pkg_config(dsv4 DESCRIPTION "Kernels for DeepSeek-V4 inference, CUDA; C ABI"
                     CFLAGS -I\${includedir} LIBS -L\${libdir} -ldsv4)
-  endif()
-  if(TARGET dsv4_c_static)
-    dsv4_install_targets(dsv4_dsv4_static dsv4_c_static)
   endif()
   if(EXISTS "${PROJECT_SOURCE_DIR}/python/dsv4.py")
     # Not in Python's own path: it finds the header and the libraries of the prefix that it stands in.
