@@ -7,6 +7,7 @@
 #include "kernels/attention/attn_attend_f32.cuh"
 #include "kernels/attention/attn_attend_kernels.cuh"
 #include "kernels/common/checks.hpp"
+#include "kernels/common/nan_guard.hpp"
 #include "kernels/common/quantised.hpp"
 #include "kernels/common/rope.hpp"
 
@@ -144,7 +145,7 @@ void check_pointers(C& c, const AttnAttendParams& p) {
 
 }  // namespace
 
-Status attn_attend(const AttnAttendParams& p, Stream stream) noexcept {
+DSV4_OP(attn_attend, AttnAttendParams) {
   Checks<"attn_attend"> c;
   check_sizes(c, p);
   if (!c.ok() || p.tokens == 0) return c.status();

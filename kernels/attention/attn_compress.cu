@@ -9,6 +9,7 @@
 #include "kernels/common/cache.hpp"
 #include "kernels/common/checks.hpp"
 #include "kernels/common/dispatch.hpp"
+#include "kernels/common/nan_guard.hpp"
 #include "kernels/common/rope.hpp"
 
 #include <cstdint>
@@ -181,7 +182,7 @@ Status launch_compress(const AttnCompressParams& p, Stream stream) {
 
 }  // namespace
 
-Status attn_compress(const AttnCompressParams& p, Stream stream) noexcept {
+DSV4_OP(attn_compress, AttnCompressParams) {
   Checks<"attn_compress"> c;
   check_sizes(c, p);
   if (!c.ok()) return c.status();

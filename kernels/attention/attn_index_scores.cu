@@ -4,6 +4,7 @@
 
 #include "kernels/attention/index_exact.cuh"
 #include "kernels/attention/index_queries.hpp"
+#include "kernels/common/nan_guard.hpp"
 
 #include <algorithm>
 
@@ -88,7 +89,7 @@ Status launch_exact(const Scores& out, const IndexQueries& q, Stream stream) {
 
 }  // namespace
 
-Status attn_index_scores(const AttnIndexScoresParams& p, Stream stream) noexcept {
+DSV4_OP(attn_index_scores, AttnIndexScoresParams) {
   using namespace kernels;
   const IndexQueries& q = p.queries;
   Checks<"attn_index_scores"> c;

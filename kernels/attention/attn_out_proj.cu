@@ -10,6 +10,7 @@
 #include <dsv4/ops/attn_out_proj.hpp>
 
 #include "kernels/common/checks.hpp"
+#include "kernels/common/nan_guard.hpp"
 #include "kernels/common/rope.hpp"
 
 #include <algorithm>
@@ -237,7 +238,7 @@ std::size_t attn_out_proj_workspace_bytes(const AttnOutProjParams& p) noexcept {
   return w.bytes();
 }
 
-Status attn_out_proj(const AttnOutProjParams& p, Stream stream) noexcept {
+DSV4_OP(attn_out_proj, AttnOutProjParams) {
   OutProjChecks c;
   check_sizes(c, p);
   if (!c.ok()) return c.status();

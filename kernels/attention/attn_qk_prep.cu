@@ -8,6 +8,7 @@
 
 #include "kernels/attention/prep_parameters.hpp"
 #include "kernels/common/dispatch.hpp"
+#include "kernels/common/nan_guard.hpp"
 
 #include <cstdint>
 
@@ -96,7 +97,7 @@ Status launch_prep(C& c, DType dtype, const AttnQProjParams* q, const AttnKvProj
 
 }  // namespace
 
-Status attn_q_proj(const AttnQProjParams& p, Stream stream) noexcept {
+DSV4_OP(attn_q_proj, AttnQProjParams) {
   kernels::Checks<"attn_q_proj"> c;
   kernels::check_sizes<"">(c, p);
   if (!c.ok() || p.tokens == 0) return c.status();
@@ -104,7 +105,7 @@ Status attn_q_proj(const AttnQProjParams& p, Stream stream) noexcept {
   return c.ok() ? launch_prep(c, p.dtype, &p, nullptr, nullptr, stream) : c.status();
 }
 
-Status attn_kv_proj(const AttnKvProjParams& p, Stream stream) noexcept {
+DSV4_OP(attn_kv_proj, AttnKvProjParams) {
   kernels::Checks<"attn_kv_proj"> c;
   kernels::check_sizes<"">(c, p);
   if (!c.ok() || p.tokens == 0) return c.status();
@@ -112,7 +113,7 @@ Status attn_kv_proj(const AttnKvProjParams& p, Stream stream) noexcept {
   return c.ok() ? launch_prep(c, p.dtype, nullptr, &p, nullptr, stream) : c.status();
 }
 
-Status attn_index_prep(const AttnIndexPrepParams& p, Stream stream) noexcept {
+DSV4_OP(attn_index_prep, AttnIndexPrepParams) {
   kernels::Checks<"attn_index_prep"> c;
   kernels::check_sizes<"">(c, p);
   if (!c.ok() || p.tokens == 0) return c.status();
@@ -120,7 +121,7 @@ Status attn_index_prep(const AttnIndexPrepParams& p, Stream stream) noexcept {
   return c.ok() ? launch_prep(c, p.dtype, nullptr, nullptr, &p, stream) : c.status();
 }
 
-Status attn_qk_prep(const AttnQkPrepParams& p, Stream stream) noexcept {
+DSV4_OP(attn_qk_prep, AttnQkPrepParams) {
   kernels::Checks<"attn_qk_prep"> c;
   const AttnQProjParams* q = p.q.q ? &p.q : nullptr;
   const AttnKvProjParams* kv = p.kv.kv ? &p.kv : nullptr;

@@ -5,6 +5,7 @@
 #include <dsv4/ops/act_quant.hpp>
 
 #include "kernels/common/dispatch.hpp"
+#include "kernels/common/nan_guard.hpp"
 #include "kernels/common/quantised.hpp"
 
 namespace dsv4::ops::inline DSV4_FLAVOUR {
@@ -66,7 +67,7 @@ Status launch(const ActQuantParams& p, std::int64_t x_stride, std::int64_t codes
 
 }  // namespace
 
-Status act_quant(const ActQuantParams& p, Stream stream) noexcept {
+DSV4_OP(act_quant, ActQuantParams) {
   using namespace kernels;
   DSV4_REQUIRE(p.rows >= 0 && p.rows <= INT32_MAX, invalid_argument("act_quant: rows in [0, 2^31)", p.rows));
   DSV4_REQUIRE(p.n >= 1 && p.n <= INT32_MAX, invalid_argument("act_quant: n in [1, 2^31)", p.n));

@@ -6,6 +6,7 @@
 #include <dsv4/ops/hadamard.hpp>
 
 #include "kernels/common/dispatch.hpp"
+#include "kernels/common/nan_guard.hpp"
 
 namespace dsv4::ops::inline DSV4_FLAVOUR {
 namespace {
@@ -29,7 +30,7 @@ hadamard_kernel(const DSV4_GRID_CONSTANT HadamardParams p, std::int64_t out_stri
 
 }  // namespace
 
-Status hadamard(const HadamardParams& p, Stream stream) noexcept {
+DSV4_OP(hadamard, HadamardParams) {
   using namespace kernels;
   DSV4_REQUIRE(p.rows >= 0 && p.rows <= INT32_MAX, invalid_argument("hadamard: rows in [0, 2^31)", p.rows));
   DSV4_REQUIRE(p.n == kWidth, unsupported("hadamard: only n = 128 is compiled", p.n, kWidth));

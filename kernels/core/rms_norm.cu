@@ -5,6 +5,7 @@
 #include <dsv4/ops/rms_norm.hpp>
 
 #include "kernels/common/dispatch.hpp"
+#include "kernels/common/nan_guard.hpp"
 #include "kernels/common/quantised.hpp"
 
 #include <algorithm>
@@ -77,7 +78,7 @@ Status launch(const RmsNormParams& p, const Strides& stride, const linear::Scale
 
 }  // namespace
 
-Status rms_norm(const RmsNormParams& p, Stream stream) noexcept {
+DSV4_OP(rms_norm, RmsNormParams) {
   using namespace kernels;
   DSV4_REQUIRE(p.rows >= 0 && p.rows <= INT32_MAX, invalid_argument("rms_norm: rows in [0, 2^31)", p.rows));
   DSV4_REQUIRE(p.n >= 1 && p.n <= kMaxRow, invalid_argument("rms_norm: n in [1, 2^30]", p.n, kMaxRow));

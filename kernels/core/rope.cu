@@ -7,6 +7,7 @@
 #include <dsv4/ops/rope.hpp>
 
 #include "kernels/common/dispatch.hpp"
+#include "kernels/common/nan_guard.hpp"
 #include "kernels/common/rope.hpp"
 
 namespace dsv4::ops::inline DSV4_FLAVOUR {
@@ -61,7 +62,7 @@ rope_kernel(const DSV4_GRID_CONSTANT RopeParams p, const DSV4_GRID_CONSTANT line
 
 }  // namespace
 
-Status rope(const RopeParams& p, Stream stream) noexcept {
+DSV4_OP(rope, RopeParams) {
   using namespace kernels;
   DSV4_REQUIRE(p.tokens >= 0 && p.tokens <= INT32_MAX,
                invalid_argument("rope: tokens in [0, 2^31)", p.tokens));

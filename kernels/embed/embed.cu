@@ -7,6 +7,7 @@
 #include <dsv4/ops/embed.hpp>
 
 #include "kernels/common/dispatch.hpp"
+#include "kernels/common/nan_guard.hpp"
 
 #include <type_traits>
 
@@ -52,7 +53,7 @@ embed_kernel(const DSV4_GRID_CONSTANT EmbedParams p, const DSV4_GRID_CONSTANT Sh
 
 }  // namespace
 
-Status embed(const EmbedParams& p, Stream stream) noexcept {
+DSV4_OP(embed, EmbedParams) {
   using namespace kernels;
   DSV4_REQUIRE(p.tokens >= 0 && p.tokens <= INT32_MAX,
                invalid_argument("embed: tokens in [0, 2^31)", p.tokens));

@@ -2,6 +2,7 @@
 #include <dsv4/arch/launch.cuh>
 #include <dsv4/ops/rms_norm.hpp>
 
+#include "kernels/common/nan_guard.hpp"
 #include "kernels/linear/plan.hpp"
 
 #include <algorithm>
@@ -209,22 +210,20 @@ LinearMultiParams multi(const LinearFp8Params& p) {
 
 }  // namespace
 
-Status linear_bf16(const LinearBf16Params& p, Stream stream) noexcept {
+DSV4_OP(linear_bf16, LinearBf16Params) {
   DSV4_REQUIRE(p.weight.format != WeightFormat::kFp8,
                unsupported("linear_bf16: weight.format must be bf16, or f32 with f32 activations",
                            static_cast<std::int64_t>(p.weight.format)));
   DSV4_REQUIRE(!p.input.codes, invalid_argument("linear_bf16: input.codes must be null"));
   return run<"linear_bf16">(multi(p), stream);
 }
-Status linear_fp8(const LinearFp8Params& p, Stream stream) noexcept {
+DSV4_OP(linear_fp8, LinearFp8Params) {
   DSV4_REQUIRE(
       p.weight.format == WeightFormat::kFp8,
       unsupported("linear_fp8: weight.format must be FP8", static_cast<std::int64_t>(p.weight.format)));
   return run<"linear_fp8">(multi(p), stream);
 }
-Status linear_multi(const LinearMultiParams& p, Stream stream) noexcept {
-  return run<"linear_multi">(p, stream);
-}
+DSV4_OP(linear_multi, LinearMultiParams) { return run<"linear_multi">(p, stream); }
 
 std::size_t linear_bf16_workspace_bytes(const LinearBf16Params& p) noexcept {
   return linear_workspace_bytes(multi(p));

@@ -6,6 +6,7 @@
 #include <dsv4/ops/lm_head.hpp>
 
 #include "kernels/common/dispatch.hpp"
+#include "kernels/common/nan_guard.hpp"
 
 #include <type_traits>
 
@@ -87,7 +88,7 @@ Status launch_dot(const LmHeadParams& p, std::int64_t logits_stride, std::int64_
 
 }  // namespace
 
-Status lm_head(const LmHeadParams& p, Stream stream) noexcept {
+DSV4_OP(lm_head, LmHeadParams) {
   using namespace kernels;
   DSV4_REQUIRE(p.tokens >= 0 && p.tokens <= INT32_MAX,
                invalid_argument("lm_head: tokens in [0, 2^31)", p.tokens));

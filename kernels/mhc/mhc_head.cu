@@ -1,12 +1,13 @@
 // Op mhc_head: checks and launch. The kernels: collapse.cuh.
 #include <dsv4/ops/mhc.hpp>
 
+#include "kernels/common/nan_guard.hpp"
 #include "kernels/mhc/collapse.cuh"
 #include "kernels/mhc/parameters.hpp"
 
 namespace dsv4::ops::inline DSV4_FLAVOUR {
 
-Status mhc_head(const MhcHeadParams& p, Stream stream) noexcept {
+DSV4_OP(mhc_head, MhcHeadParams) {
   constexpr int kRows = mhc::kStreams;
   kernels::Checks<"mhc_head"> c;
   kernels::check_collapse_sizes<"", kRows>(c, p);

@@ -6,6 +6,7 @@
 #include <dsv4/mhc/post.cuh>
 #include <dsv4/ops/mhc.hpp>
 
+#include "kernels/common/nan_guard.hpp"
 #include "kernels/mhc/parameters.hpp"
 
 namespace dsv4::ops::inline DSV4_FLAVOUR {
@@ -47,7 +48,7 @@ mhc_post_kernel(const DSV4_GRID_CONSTANT kernels::PostArguments p, std::int64_t 
 
 }  // namespace
 
-Status mhc_post(const MhcPostParams& p, Stream stream) noexcept {
+DSV4_OP(mhc_post, MhcPostParams) {
   kernels::Checks<"mhc_post"> c;
   kernels::check_post_sizes<"">(c, p);
   if (!c.ok() || p.tokens == 0) return c.status();

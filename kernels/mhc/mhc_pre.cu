@@ -1,6 +1,7 @@
 // Ops mhc_pre and mhc_post_pre: checks and launches. The kernels: collapse.cuh.
 #include <dsv4/ops/mhc.hpp>
 
+#include "kernels/common/nan_guard.hpp"
 #include "kernels/mhc/collapse.cuh"
 #include "kernels/mhc/parameters.hpp"
 
@@ -68,7 +69,7 @@ kernels::Collapse arguments_of(const MhcPreParams& p) {
 
 }  // namespace
 
-Status mhc_pre(const MhcPreParams& p, Stream stream) noexcept {
+DSV4_OP(mhc_pre, MhcPreParams) {
   Checks<"mhc_pre"> c;
   check_pre_sizes<"">(c, p);
   if (!c.ok() || p.tokens == 0) return c.status();
@@ -80,7 +81,7 @@ Status mhc_pre(const MhcPreParams& p, Stream stream) noexcept {
   });
 }
 
-Status mhc_post_pre(const MhcPostPreParams& p, Stream stream) noexcept {
+DSV4_OP(mhc_post_pre, MhcPostPreParams) {
   Checks<"mhc_post_pre"> c;
   kernels::check_post_sizes<"post.">(c, p.post);
   check_pre_sizes<"pre.">(c, p.pre);

@@ -5,6 +5,7 @@
 #include <dsv4/ops/moe_route.hpp>
 
 #include "kernels/common/checks.hpp"
+#include "kernels/common/nan_guard.hpp"
 
 namespace dsv4::ops::inline DSV4_FLAVOUR {
 namespace {
@@ -39,7 +40,7 @@ moe_combine_kernel(const DSV4_GRID_CONSTANT MoeCombineParams p, Strides stride) 
 
 }  // namespace
 
-Status moe_combine(const MoeCombineParams& p, Stream stream) noexcept {
+DSV4_OP(moe_combine, MoeCombineParams) {
   using namespace kernels;
   Checks<"moe_combine"> checks;
   checks.require<"tokens", "must be 0 .. 2^31-1">(p.tokens >= 0 && p.tokens <= INT32_MAX, p.tokens,

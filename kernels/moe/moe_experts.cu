@@ -3,6 +3,7 @@
 #include <dsv4/core/workspace.hpp>
 #include <dsv4/ops/moe_experts.hpp>
 
+#include "kernels/common/nan_guard.hpp"
 #include "kernels/moe/experts_exact.cuh"
 #include "kernels/moe/experts_host.hpp"
 
@@ -270,7 +271,7 @@ std::size_t moe_experts_workspace_bytes(const MoeExpertsParams& p) noexcept {
   return parts(p, nullptr).bytes;
 }
 
-Status moe_experts(const MoeExpertsParams& p, Stream stream) noexcept {
+DSV4_OP(moe_experts, MoeExpertsParams) {
   const Parts w = parts(p, p.workspace);
   const Status s = check(p, w);
   if (!s.ok() || p.tokens == 0) return s;

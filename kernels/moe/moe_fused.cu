@@ -4,6 +4,7 @@
 #include <dsv4/core/workspace.hpp>
 #include <dsv4/ops/moe_fused.hpp>
 
+#include "kernels/common/nan_guard.hpp"
 #include "kernels/moe/experts_host.hpp"
 #include "kernels/moe/fused.cuh"
 
@@ -216,7 +217,7 @@ std::size_t moe_fused_state_bytes(const MoeFusedParams& p) noexcept {
 
 std::size_t moe_fused_workspace_bytes(const MoeFusedParams& p) noexcept { return parts(p, nullptr).bytes; }
 
-Status moe_fused(const MoeFusedParams& p, Stream stream) noexcept {
+DSV4_OP(moe_fused, MoeFusedParams) {
   const Status s = check(p);
   if (!s.ok() || p.tokens == 0) return s;
   const auto shared = static_cast<std::size_t>(shared_bytes(p));

@@ -8,6 +8,7 @@
 #include <dsv4/ops/moe_route.hpp>
 
 #include "kernels/common/checks.hpp"
+#include "kernels/common/nan_guard.hpp"
 
 #include <type_traits>
 
@@ -134,7 +135,7 @@ Parts parts(const MoeGateParams& p, void* base_or_null) {
 
 std::size_t moe_gate_workspace_bytes(const MoeGateParams& p) noexcept { return parts(p, nullptr).bytes; }
 
-Status moe_gate(const MoeGateParams& p, Stream stream) noexcept {
+DSV4_OP(moe_gate, MoeGateParams) {
   using namespace kernels;
   Checks<"moe_gate"> checks;
   checks.require<"tokens", "must be 0 .. 2^31-1">(p.tokens >= 0 && p.tokens <= INT32_MAX, p.tokens,
