@@ -22,6 +22,7 @@ const std::vector<Formats> kFormats = {{WeightFormat::kFp4, WeightFormat::kFp4},
 void check(const ExpertCase& c) {
   const auto want = c.want();
   for (const std::int32_t tile_rows : {8, 32, 5}) {
+    if (tile_rows == 5 && c.s.tokens != 6 && test::reduced()) continue;
     CAPTURE(tile_rows, c.s.tokens, c.s.hidden, c.s.inner, c.s.experts, static_cast<int>(c.s.up),
             static_cast<int>(c.s.down));
     REQUIRE(test::difference_of(test::run_experts(c, tile_rows), want) == "");
