@@ -18,24 +18,22 @@
 // two of them run at once. A captured call keeps the values of p that it was captured with: lengths, slots,
 // pages and tables that change from replay to replay lie in the memory of the kernels.
 //
-// SHARDS. What a rank of a tensor-parallel engine passes, and what it adds up:
+// SHARDS. What a rank of a tensor-parallel engine passes, and what the ranks add up:
 //   attention   its heads: rows of Wq_b (LinearWeight::scales_row), attn_q_proj and attn_attend with as many
 //               heads and their sinks, attn_out_proj with whole groups and y_f32: partial sums. Key-values,
 //               compressors and caches have no heads: on every rank
-//   indexer     on every rank: the sum over a token's heads is needed before its top-k, so a shard of heads
-//   would
+//   indexer     on every rank: its top-k needs the sum over a token's heads, so that shards of heads would
 //               exchange a matrix of scores
 //   gate        on every rank
 //   experts     a range of them (first_expert, experts), moe_combine or moe_fused with out_f32: partial sums;
-//   the
-//               shared expert on one rank. Or inner channels of each, in multiples of 128: rows of W1 and W3,
-//               and a copy of columns of W2; y is then rounded to bf16 on each rank
-//   vocabulary  embed with first_row and rows: outputs whose sum is exact; lm_head on its rows of the head:
-//   logits
-//               side by side; the arg-max over ranks is the engine's
+//               the shared expert on one rank. Or inner channels of each, in multiples of 128: rows of W1 and
+//               W3, and a copy of columns of W2; then each rank rounds its y to bf16
+//   vocabulary  embed with first_row and rows: the sum of the outputs is exact. lm_head on its rows of the
+//               head: logits side by side; the arg-max over ranks is the engine's
 // fp32 sums added up in the order of the ranks are deterministic; mhc_post with y_f32 takes them as they are.
 //
-// LIMITS ON MULTIPROCESSORS. Only moe_fused sizes its grid by the device: its `blocks` is the limit. Every
+// LIMITS ON MULTIPROCESSORS. Only moe_fused sizes its grid by the device: its `blocks` is the limit (0 counts
+// the whole device, whatever the stream is confined to; blocks that find no room wait their turn). Every
 // other grid is that of the problem, many short blocks that the hardware hands to whatever multiprocessors
 // the stream has: launch them on a stream of a CUDA green context (cuGreenCtxStreamCreate) or under MPS's
 // CUDA_MPS_ACTIVE_THREAD_PERCENTAGE to leave some of the device to others. There is no such field in each op
