@@ -103,9 +103,6 @@ void make_context(Context& c, void* low, std::size_t bytes, void (*entry)()) {
   c.stack_low = low;
   c.stack_bytes = bytes;
   c.fake_stack = nullptr;
-#if defined(DSV4_SIMT_ASAN)
-  __asan_unpoison_memory_region(low, bytes);  // a pooled stack keeps the red zones of an abandoned run
-#endif
   const auto top = (reinterpret_cast<std::uintptr_t>(low) + bytes) & ~std::uintptr_t{15};
   auto** p = reinterpret_cast<void**>(top);
 #if defined(__x86_64__)

@@ -38,7 +38,10 @@ class StackPool {
   StackPool& operator=(const StackPool&) = delete;
   ~StackPool() { clear(); }
 
-  void rewind(std::size_t bytes) {
+  /// All are free again. abandoned: threads on them did not end.
+  void rewind(std::size_t bytes, bool abandoned) {
+    if (abandoned)
+      for (std::size_t i = 0; i < used_; ++i) forget_frames(mappings_[i] + kPage, bytes_);
     if (bytes != bytes_) clear();
     bytes_ = bytes;
     used_ = 0;
@@ -51,12 +54,25 @@ class StackPool {
       if (mappings_.size() < kGuardedStacks) ::mprotect(m, kPage, PROT_NONE);
       mappings_.push_back(static_cast<std::byte*>(m));
     }
-    return mappings_[used_++] + kPage;
+    std::byte* const low = mappings_[used_++] + kPage;
+    // A thread that ended left the frames of thread_main, near the top (colours are below 8 KiB).
+    const std::size_t left = std::min<std::size_t>(bytes_, 16u << 10);
+    forget_frames(low + bytes_ - left, left);
+    return low;
   }
 
  private:
+  // Frames that are gone keep their red zones.
+  static void forget_frames([[maybe_unused]] std::byte* low, [[maybe_unused]] std::size_t bytes) {
+#if defined(DSV4_SIMT_ASAN)
+    __asan_unpoison_memory_region(low, bytes);
+#endif
+  }
   void clear() {
-    for (std::byte* m : mappings_) ::munmap(m, bytes_ + kPage);
+    for (std::byte* m : mappings_) {
+      forget_frames(m + kPage, bytes_);
+      ::munmap(m, bytes_ + kPage);
+    }
     mappings_.clear();
   }
   std::vector<std::byte*> mappings_;
@@ -201,6 +217,7 @@ void prepare_block(Worker& w, Block& b, std::size_t i, std::uint64_t linear, std
 void run_gang(Worker& w, const Launch& launch, const Options& o, std::uint64_t number, std::uint64_t first,
               std::size_t count) {
   Gang& gang = w.gang;
+  const bool abandoned = gang.failed || gang.alive > 0;  // the last one
   const std::size_t threads = count * volume(launch.shape.block);
   gang.launch = &launch;
   gang.options = &o;
@@ -216,7 +233,7 @@ void run_gang(Worker& w, const Launch& launch, const Options& o, std::uint64_t n
   if (w.blocks.size() < count) w.blocks.resize(count);
   while (w.arenas.size() < count) w.arenas.emplace_back();
   const std::size_t stack_bytes = o.stack_bytes ? (o.stack_bytes + kPage - 1) / kPage * kPage : kDefaultStack;
-  w.stacks.rewind(stack_bytes);
+  w.stacks.rewind(stack_bytes, abandoned);
   gang.blocks.clear();
   for (std::size_t i = 0; i < count; ++i) {
     gang.blocks.push_back(&w.blocks[i]);
