@@ -35,7 +35,9 @@ TEST_CASE("dsv4_validate --backend simt holds every limit", "[simt]") {
   const std::string mode = GENERATE(as<std::string>{}, "staged", "free");
   const std::string fused = GENERATE(as<std::string>{}, "", " --fused");
   std::string out;
-  const std::string calls = test::reduced() ? " --calls 0..20" : "";
+  // Staged, fused ops are the chains bit for bit (below): the first calls show that they are staged rightly.
+  const bool few = test::reduced() || (mode == "staged" && !fused.empty());
+  const std::string calls = few ? " --calls 0..20" : "";
   const int exit = validate(files(set) + " --backend simt --mode " + mode + fused + calls, &out);
   CAPTURE(set, mode, fused, out);
   REQUIRE(exit == 0);
