@@ -62,7 +62,8 @@ function(dsv4_cuda_settings target)
                                              $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Werror>)
   endif()
   # ptxas reports each kernel's registers, shared memory and spills; the launcher keeps the report beside the object.
-  set_property(TARGET ${target} PROPERTY CUDA_COMPILER_LAUNCHER ${PROJECT_SOURCE_DIR}/tools/ptxas_log.sh
-                                         ${CMAKE_CUDA_COMPILER_LAUNCHER})
+  # (By this file's folder: examples are a project of their own.)
+  cmake_path(SET dsv4_ptxas_log NORMALIZE "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/../tools/ptxas_log.sh")
+  set_property(TARGET ${target} PROPERTY CUDA_COMPILER_LAUNCHER ${dsv4_ptxas_log} ${CMAKE_CUDA_COMPILER_LAUNCHER})
   target_link_libraries(${target} PRIVATE CUDA::cudart_static)
 endfunction()

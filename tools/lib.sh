@@ -8,6 +8,8 @@ export CTEST_PARALLEL_LEVEL="${CTEST_PARALLEL_LEVEL:-$DSV4_JOBS}" CMAKE_BUILD_PA
 if command -v ccache >/dev/null; then
   export CMAKE_CXX_COMPILER_LAUNCHER="${CMAKE_CXX_COMPILER_LAUNCHER:-ccache}"
   export CMAKE_CUDA_COMPILER_LAUNCHER="${CMAKE_CUDA_COMPILER_LAUNCHER:-ccache}"
+  # Paths count from the root, so that another clone finds what this one compiled.
+  export CCACHE_BASEDIR="${CCACHE_BASEDIR:-$DSV4_ROOT}" CCACHE_NOHASHDIR="${CCACHE_NOHASHDIR:-1}"
 fi
 SECONDS=0
 

@@ -1,6 +1,6 @@
 // What differs between a GPU and the SIMT machine: memory and a stream. The rest of every example is one
-// source for both: compiled with DSV4_SIMT_EMULATION (the CMake target dsv4::kernels_simt and pkg-config
-// dsv4_simt set it) it runs on the CPU, without it on the device. An engine has these already.
+// source for both: compiled with DSV4_SIMT_EMULATION (the CMake target dsv4::kernels_simt and the pkg-config
+// module dsv4-kernels-simt set it) it runs on the CPU, without it on the device. An engine has these already.
 #pragma once
 
 #include <dsv4/core/status.hpp>
