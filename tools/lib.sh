@@ -5,12 +5,16 @@
 DSV4_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 DSV4_JOBS="${DSV4_JOBS:-$(nproc)}"
 export CTEST_PARALLEL_LEVEL="${CTEST_PARALLEL_LEVEL:-$DSV4_JOBS}" CMAKE_BUILD_PARALLEL_LEVEL="$DSV4_JOBS"
-if command -v ccache >/dev/null; then
+
+# use_compiler_cache: has builds from now on use ccache, where there is one. Legs share what they compile alike.
+use_compiler_cache() {
+  command -v ccache >/dev/null || return 0
   export CMAKE_CXX_COMPILER_LAUNCHER="${CMAKE_CXX_COMPILER_LAUNCHER:-ccache}"
   export CMAKE_CUDA_COMPILER_LAUNCHER="${CMAKE_CUDA_COMPILER_LAUNCHER:-ccache}"
   # Paths count from the root, so that another clone finds what this one compiled.
   export CCACHE_BASEDIR="${CCACHE_BASEDIR:-$DSV4_ROOT}" CCACHE_NOHASHDIR="${CCACHE_NOHASHDIR:-1}"
-fi
+}
+use_compiler_cache
 SECONDS=0
 
 # step TEXT: a progress line with the time since the script began.
@@ -77,7 +81,7 @@ cuda_architectures() {
   sed -n 's/^DSV4_CUDA_ARCHITECTURES:[^=]*=//p' "$1/CMakeCache.txt" | sed -E 's/-(real|virtual)//g; s/;/ /g'
 }
 
-# missing_packages NEED...: prints the Debian packages to install for: build, tests, bench, clang, aarch64.
+# missing_packages NEED...: prints the Debian packages to install for: build, tests, bench, clang, aarch64, cache.
 missing_packages() {
   local need
   for need in "$@"; do
@@ -105,6 +109,7 @@ missing_packages() {
         command -v aarch64-linux-gnu-g++ >/dev/null || echo g++-aarch64-linux-gnu
         command -v qemu-aarch64 >/dev/null || echo qemu-user
         ;;
+      cache) command -v ccache >/dev/null || echo ccache ;;
     esac
   done
 }
@@ -125,6 +130,7 @@ require() {
   apt-get install -y -qq --no-install-recommends $packages || die "apt-get install failed for: $packages"
   packages="$(missing_packages "$@" | tr '\n' ' ')"
   [[ -z "$packages" ]] || die "installed, but still missing: $packages"
+  use_compiler_cache
 }
 
 # configure PRESET ARGUMENTS...: cmake, with only dsv4's own remarks and the errors shown.
