@@ -1,7 +1,7 @@
 //! The C interface from Rust, with rustc alone: an RMSNorm with its FP8 codes, and an error.
 //!     rustc --edition 2021 -O main.rs -L native=LIBDIR -l dylib=dsv4_simt -C link-arg=-Wl,-rpath,LIBDIR
 //! For CUDA: `-l dylib=dsv4 -l dylib=cudart --cfg cuda`. A real binding comes from bindgen on dsv4/dsv4.h;
-//! a params struct is mirrored by hand here, and `struct_size` says whether that went right.
+//! a params struct is mirrored by hand here.
 use std::ffi::CStr;
 use std::mem::size_of;
 use std::os::raw::{c_char, c_int, c_void};
@@ -31,9 +31,12 @@ struct RmsNormParams {
     out_stride: i64,
     x_stride: i64,
 }
+// What the header's has, for this version of it; a mirror with a field missing would be read as an older one.
+const _: () = assert!(size_of::<RmsNormParams>() == 112);
 
 extern "C" {
-    fn dsv4_rms_norm_params_init(p: *mut RmsNormParams);
+    // What the header's inline dsv4_rms_norm_params_init calls.
+    fn dsv4_params_init(op: *const c_char, params: *mut c_void, struct_size: usize) -> c_int;
     fn dsv4_rms_norm(p: *const RmsNormParams, stream: *mut c_void) -> c_int;
     fn dsv4_last_error() -> *const c_char;
     fn dsv4_backend() -> *const c_char;
@@ -101,16 +104,15 @@ fn main() {
     let codes = device(&[0u8; ROWS * N]);
     let scales = device(&[0u8; ROWS * N / 128]);
 
-    let mut p = unsafe {
-        let mut p = std::mem::zeroed::<RmsNormParams>();
-        dsv4_rms_norm_params_init(&mut p);
-        p
-    };
-    assert_eq!(
-        p.struct_size,
-        size_of::<RmsNormParams>(),
-        "the struct above is not the header's"
-    );
+    let mut p = unsafe { std::mem::zeroed::<RmsNormParams>() };
+    checked(unsafe {
+        dsv4_params_init(
+            b"rms_norm\0".as_ptr() as *const c_char,
+            &mut p as *mut RmsNormParams as *mut c_void,
+            size_of::<RmsNormParams>(),
+        )
+    })
+    .expect("params_init");
     p.out = out.as_mut_ptr() as *mut c_void;
     p.quantised.codes = codes.as_mut_ptr() as *mut c_void;
     p.quantised.scales = scales.as_mut_ptr() as *mut c_void;

@@ -1,5 +1,6 @@
 // What this library can do: the ops it was built with (DSV4_HAS_<op>), the architectures it was compiled for
-// (DSV4_BUILD_ARCHITECTURES, as CMAKE_CUDA_ARCHITECTURES spells them), and the formats of each op.
+// (DSV4_BUILD_ARCHITECTURES, as CMAKE_CUDA_ARCHITECTURES spells them, but separated by commas), and the
+// formats of each op.
 #include <dsv4/dsv4.h>
 
 #include "kernels/c_api/op_list.hpp"
@@ -102,7 +103,7 @@ bool any_architecture(F f) {
     if (*at == 'f') a.family = true, ++at;
     if (std::strncmp(at, "-real", 5) == 0) a.ptx = false;
     if (std::strncmp(at, "-virtual", 8) == 0) a.machine = false;
-    while (*at && *at != ';') ++at;
+    while (*at && *at != ',') ++at;
     if (*at) ++at;
     if (f(a)) return true;
   }
@@ -112,14 +113,16 @@ bool runs_on(std::int32_t arch) {
   return any_architecture([arch](const Architecture& a) {
     if (a.exact || arch == 0) return a.number == arch;
     const bool same_major = a.number / 10 == arch / 10 && arch >= a.number;
-    return (a.machine && same_major) || (a.ptx && (a.family ? same_major : a.number != 0 && arch >= a.number));
+    return (a.machine && same_major) ||
+           (a.ptx && (a.family ? same_major : a.number != 0 && arch >= a.number));
   });
 }
 
 }  // namespace
 }  // namespace dsv4::kernels::c_api
 
-using namespace dsv4::kernels::c_api;  // NOLINT(google-build-using-namespace): the functions below are its face
+using namespace dsv4::kernels::c_api;  // NOLINT(google-build-using-namespace): the functions below are its
+                                       // face
 
 extern "C" {
 
@@ -149,7 +152,7 @@ int32_t dsv4_arch(int32_t i) {
 bool dsv4_supports(const char* op, int32_t arch, int32_t dtype, int32_t format) {
   const std::int32_t i = index_of(op);
   if (i < 0 || !kBuilt[i] || format < 0 || format >= kFormats || !runs_on(arch)) return false;
-  const Set known = dtype == DSV4_DTYPE_BF16                              ? kOps[i].with_bf16
+  const Set known = dtype == DSV4_DTYPE_BF16                            ? kOps[i].with_bf16
                     : dtype == DSV4_DTYPE_F32 && dsv4::kernels::kHasF32 ? kOps[i].with_f32
                                                                         : 0;
   return known >> format & 1;

@@ -18,10 +18,14 @@ struct RowBytes {
 constexpr RowBytes row_bytes(std::int32_t cache_format) {
   using namespace dsv4::attention;
   switch (cache_format) {
-    case DSV4_CACHE_KV584: return {KvPagePool::kDataBytes, KvPagePool::kScaleBytes, false};
-    case DSV4_CACHE_INDEX_FP4: return {IndexFp4Pool::kDataBytes, IndexFp4Pool::kScaleBytes, true};
-    case DSV4_CACHE_INDEX_FP8: return {IndexFp8Pool::kDataBytes, IndexFp8Pool::kScaleBytes, true};
-    default: return {0, 0, false};
+    case DSV4_CACHE_KV584:
+      return {KvPagePool::kDataBytes, KvPagePool::kScaleBytes, false};
+    case DSV4_CACHE_INDEX_FP4:
+      return {IndexFp4Pool::kDataBytes, IndexFp4Pool::kScaleBytes, true};
+    case DSV4_CACHE_INDEX_FP8:
+      return {IndexFp8Pool::kDataBytes, IndexFp8Pool::kScaleBytes, true};
+    default:
+      return {0, 0, false};
   }
 }
 
@@ -63,19 +67,21 @@ size_t dsv4_cache_scales_bytes(int32_t cache_format, int32_t page_rows) {
   return page_rows >= 1 && row.dense ? static_cast<std::size_t>(page_rows) * row.scales : 0;
 }
 
+// 0 for sizes that no op takes.
 int64_t dsv4_moe_max_tiles(int64_t tokens, int32_t k, int32_t experts, int32_t tile_rows) {
-  if (tokens < 0 || k < 1 || experts < 1 || tile_rows < 1) return 0;
+  if (tokens < 0 || k < 1 || experts < 1 || tile_rows < 1 || tokens > INT64_MAX / k) return 0;
   return dsv4::ops::moe_max_tiles(tokens, k, experts, tile_rows);
 }
 int32_t dsv4_moe_tile_rows(int64_t tokens, int32_t k, int32_t experts) {
+  if (tokens < 0 || k < 1 || experts < 1 || tokens > INT64_MAX / k) return 0;
   return dsv4::ops::moe_tile_rows(tokens, k, experts);
 }
 int64_t dsv4_moe_fused_max_tokens(void) { return dsv4::ops::kMoeFusedMaxTokens; }
 
 int dsv4_set_nan_guard(dsv4_nan_guard_record* record) {
   using dsv4::ops::NanGuardRecord;
-  return dsv4::kernels::c_api::code_of(
-      "set_nan_guard", dsv4::ops::set_nan_guard(reinterpret_cast<NanGuardRecord*>(record)));
+  return dsv4::kernels::c_api::code_of("set_nan_guard",
+                                       dsv4::ops::set_nan_guard(reinterpret_cast<NanGuardRecord*>(record)));
 }
 
 }  // extern "C"

@@ -27,19 +27,19 @@ std::size_t bytes(const char* name, std::size_t (*query)(const Cpp&) noexcept, c
 }  // namespace dsv4::kernels::c_api
 
 #define DSV4_NO_BYTES(op)
-#define DSV4_WORKSPACE(op)                                                                   \
-  size_t dsv4_##op##_workspace_bytes(const dsv4_##op##_params* p) {                          \
-    return dsv4::kernels::c_api::bytes(#op, dsv4::ops::op##_workspace_bytes, p);             \
+#define DSV4_WORKSPACE(op)                                                       \
+  size_t dsv4_##op##_workspace_bytes(const dsv4_##op##_params* p) {              \
+    return dsv4::kernels::c_api::bytes(#op, dsv4::ops::op##_workspace_bytes, p); \
   }
-#define DSV4_WORKSPACE_AND_STATE(op)                                                         \
-  DSV4_WORKSPACE(op)                                                                         \
-  size_t dsv4_##op##_state_bytes(const dsv4_##op##_params* p) {                              \
-    return dsv4::kernels::c_api::bytes(#op, dsv4::ops::op##_state_bytes, p);                 \
+#define DSV4_WORKSPACE_AND_STATE(op)                                         \
+  DSV4_WORKSPACE(op)                                                         \
+  size_t dsv4_##op##_state_bytes(const dsv4_##op##_params* p) {              \
+    return dsv4::kernels::c_api::bytes(#op, dsv4::ops::op##_state_bytes, p); \
   }
-#define DSV4_C_FUNCTIONS(op, Params, bytes)                                                  \
-  int dsv4_##op(const dsv4_##op##_params* p, dsv4_stream stream) {                           \
-    return dsv4::kernels::c_api::call(#op, dsv4::ops::op, p, stream);                        \
-  }                                                                                          \
+#define DSV4_C_FUNCTIONS(op, Params, bytes)                           \
+  int dsv4_##op(const dsv4_##op##_params* p, dsv4_stream stream) {    \
+    return dsv4::kernels::c_api::call(#op, dsv4::ops::op, p, stream); \
+  }                                                                   \
   bytes(op)
 
 extern "C" {
@@ -51,12 +51,12 @@ int dsv4_params_init(const char* op, void* params, size_t struct_size) {
   const auto refused = [op](const Status& s) { return code_of(op ? op : "params_init", s); };
   if (!op || !params) return refused(invalid_argument("op and params must not be null"));
   if (struct_size < 2 * sizeof(std::size_t) || struct_size > kMaxStructSize)
-    return refused(invalid_argument("struct_size must be the struct's",
-                                    static_cast<std::int64_t>(struct_size)));
-#define DSV4_DEFAULTS(name, Params, bytes)                          \
-  if (std::strcmp(op, #name) == 0) {                                \
-    write_defaults<dsv4_##name##_params>(params, struct_size);      \
-    return DSV4_OK;                                                 \
+    return refused(
+        invalid_argument("struct_size must be the struct's", static_cast<std::int64_t>(struct_size)));
+#define DSV4_DEFAULTS(name, Params, bytes)                     \
+  if (std::strcmp(op, #name) == 0) {                           \
+    write_defaults<dsv4_##name##_params>(params, struct_size); \
+    return DSV4_OK;                                            \
   }
   DSV4_FOR_EACH_OP(DSV4_DEFAULTS)
   return refused(invalid_argument("params_init knows no op of this name"));

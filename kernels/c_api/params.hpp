@@ -15,7 +15,8 @@ namespace dsv4::kernels::c_api {
 /// No struct will ever be larger: a greater struct_size is memory that nobody initialised.
 inline constexpr std::size_t kMaxStructSize = 65536;
 
-/// `p` as this library's params: what p's caller did not know has its default. kInvalidArgument, kUnsupported.
+/// `p` as this library's params: what p's caller did not know has its default. kInvalidArgument,
+/// kUnsupported.
 template <class C>
 Status read_params(const C* p, typename Mirror<C>::Cpp& out) noexcept {
   static_assert(kHead<C> == sizeof p->struct_size && offsetof(C, struct_size) == 0);
@@ -29,10 +30,10 @@ Status read_params(const C* p, typename Mirror<C>::Cpp& out) noexcept {
                                 static_cast<std::int64_t>(size), static_cast<std::int64_t>(sizeof(C))));
   const auto* bytes = reinterpret_cast<const unsigned char*>(p);
   for (std::size_t i = sizeof(C); i < size; ++i)
-    DSV4_REQUIRE(bytes[i] == 0, unsupported("params have a field that this older library does not know",
-                                            static_cast<std::int64_t>(size),
-                                            static_cast<std::int64_t>(sizeof(C))));
-  out = {};
+    DSV4_REQUIRE(bytes[i] == 0,
+                 unsupported("params have a field that this older library does not know",
+                             static_cast<std::int64_t>(size), static_cast<std::int64_t>(sizeof(C))));
+  out = typename Mirror<C>::Cpp{};
   std::memcpy(static_cast<void*>(&out), bytes + kHead<C>, std::min(size, sizeof(C)) - kHead<C>);
   return {};
 }
@@ -44,8 +45,7 @@ void write_defaults(void* p, std::size_t size) noexcept {
   auto* bytes = static_cast<unsigned char*>(p);
   std::memset(bytes, 0, size);
   std::memcpy(bytes, &size, sizeof size);
-  std::memcpy(bytes + kHead<C>, static_cast<const void*>(&kDefaults),
-              std::min(size, sizeof(C)) - kHead<C>);
+  std::memcpy(bytes + kHead<C>, static_cast<const void*>(&kDefaults), std::min(size, sizeof(C)) - kHead<C>);
 }
 
 }  // namespace dsv4::kernels::c_api
