@@ -80,7 +80,7 @@ void check_compressor_sizes(C& c, const CompressorParams& p, const AttnCompressP
       pool_type, 0, Code::kUnsupported);
   c.template require<kIn + Text(".entries.dtype"), "must be the op's">(
       !rows || p.entries.dtype == op.dtype, static_cast<std::int64_t>(p.entries.dtype),
-      static_cast<std::int64_t>(op.dtype));
+      static_cast<std::int64_t>(op.dtype), Code::kUnsupported);
   if (!c.ok()) return;
   kernels::check_pool_sizes<kIn + Text(".entries")>(c, p.entries, kDim);
   kernels::check_slot_type<kIn + Text(".slot_type")>(c, p.slot_type);

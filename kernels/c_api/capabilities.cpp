@@ -45,9 +45,9 @@ constexpr Formats kOps[] = {
     {"attn_index_prep", "queries", kBf16 | kIndex, kF32 | kIndex},
     {"attn_qk_prep", "cache", kBf16 | kKv584, kF32 | kKv584},
     {"attn_compress", "cache", kBf16 | kKv584 | kIndex, kF32 | kKv584 | kIndex},
-    {"attn_index_scores", "keys", kBf16 | kIndex, kBf16 | kF32 | kIndex},
+    {"attn_index_scores", "keys", kBf16 | kIndex, kF32 | kIndex},
     {"attn_select", "scores", kF32, kF32},
-    {"attn_index_select", "keys", kBf16 | kIndex, kBf16 | kF32 | kIndex},
+    {"attn_index_select", "keys", kBf16 | kIndex, kF32 | kIndex},
     {"attn_attend", "caches", kBf16 | kKv584, kF32 | kKv584},
     {"attn_out_proj", "weights", kBf16 | kFp8, kBf16 | kFp8 | kF32},
     {"moe_gate", "weights", kBf16 | kF32, kBf16 | kF32},
@@ -111,7 +111,7 @@ bool any_architecture(F f) {
 }
 bool runs_on(std::int32_t arch) {
   return any_architecture([arch](const Architecture& a) {
-    if (a.exact || arch == 0) return a.number == arch;
+    if (a.exact || a.number == 0) return a.number == arch;
     const bool same_major = a.number / 10 == arch / 10 && arch >= a.number;
     return (a.machine && same_major) ||
            (a.ptx && (a.family ? same_major : a.number != 0 && arch >= a.number));

@@ -66,41 +66,6 @@ std::string refused(const char* who, const Status& s) {
          std::to_string(s.limit) + ", cuda " + std::to_string(s.cuda) + ")";
 }
 
-/// A launch captured once. On the machine: the launch itself.
-class Graph {
- public:
-  Graph(bool on_device, const std::function<Status(Stream)>& launch) : launch_(launch) {
-    if (!on_device) return;
-    check(cudaStreamCreate(&stream_), "cudaStreamCreate");
-    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "begin capture");
-    captured_ = launch_(stream_);
-    check(cudaStreamEndCapture(stream_, &graph_), "end capture");
-    check(cudaGraphInstantiate(&executable_, graph_, 0), "cudaGraphInstantiate");
-  }
-  ~Graph() {
-    if (executable_) static_cast<void>(cudaGraphExecDestroy(executable_));
-    if (graph_) static_cast<void>(cudaGraphDestroy(graph_));
-    if (stream_) static_cast<void>(cudaStreamDestroy(stream_));
-  }
-  Graph(const Graph&) = delete;
-  Graph& operator=(const Graph&) = delete;
-
-  Status run(const std::string& title) {
-    if (!stream_) return launch_(nullptr);
-    if (!captured_.ok()) return captured_;
-    check(cudaGraphLaunch(executable_, stream_), "cudaGraphLaunch");
-    check(cudaStreamSynchronize(stream_), title.c_str());
-    return {};
-  }
-
- private:
-  std::function<Status(Stream)> launch_;
-  Status captured_;
-  cudaStream_t stream_ = nullptr;
-  cudaGraph_t graph_ = nullptr;
-  cudaGraphExec_t executable_ = nullptr;
-};
-
 }  // namespace
 
 template <class T>
@@ -123,8 +88,8 @@ Compare agree_or_nan(const Agreement& agreement) {
 void* Operands::place(const void* from, std::size_t bytes) {
   void* p = nullptr;
   if (side_ == Side::kDevice) {
-    device_.push_back(std::make_unique<DeviceMemory>(bytes));
-    p = device_.back()->get();
+    device_.push_back(device::allocate(bytes));
+    p = device_.back().get();
   } else {
     host_.push_back(std::make_unique<unsigned char[]>(bytes + kAlign));
     const auto start = reinterpret_cast<std::uintptr_t>(host_.back().get());
@@ -137,7 +102,7 @@ void* Operands::place(const void* from, std::size_t bytes) {
 void Operands::copy(void* to, const void* from, std::size_t bytes) const {
   if (bytes == 0) return;
   if (side_ == Side::kDevice)
-    check(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice), "cudaMemcpy");
+    device::copy_to(to, from, bytes);
   else
     std::memcpy(to, from, bytes);
 }
@@ -147,17 +112,14 @@ std::string Operands::difference_from(const Operands& reference) const {
     const Output& o = outputs_[i];
     std::vector<unsigned char> bytes(o.bytes);
     if (side_ == Side::kDevice)
-      check(cudaMemcpy(bytes.data(), o.p, o.bytes, cudaMemcpyDeviceToHost), o.name);
+      device::copy_from(bytes.data(), o.p, o.bytes, o.name);
     else if (o.bytes > 0)
       std::memcpy(bytes.data(), o.p, o.bytes);
-    const std::string d = o.compare(reference.outputs_[i].p, bytes.data(), o.bytes);
+    const Compare& compare = side_ == Side::kHost ? agree<std::uint8_t>(kSameBits) : o.compare;
+    const std::string d = compare(reference.outputs_[i].p, bytes.data(), o.bytes);
     if (!d.empty()) return std::string(o.name) + ": " + d;
   }
   return "";
-}
-
-const OpTable& Tally::other_table() const {
-  return other_ == Side::kDevice ? cuda_v0::op_table() : simt_v0::op_table();
 }
 
 void Tally::verdict(const std::string& title, const std::string& problem) {
@@ -179,21 +141,22 @@ void Tally::replay(const std::string& title, int rounds,
                    const std::function<Replay(const OpTable&, Operands&)>& prepare) {
   Operands reference(Side::kReference), other(other_);
   const Replay expected = prepare(simt_v0::op_table(), reference);
-  const Replay got = prepare(other_table(), other);
+  const Replay got = prepare(ops_, other);
   // A single call needs no graph, and may allocate its operands.
   const bool captured = other_ == Side::kDevice && got.change != nullptr;
-  Graph graph(captured, got.launch);
+  const auto graph =
+      captured ? device::capture(got.launch) : [&](const std::string&) { return got.launch(nullptr); };
   std::string problem;
   for (int round = 0; round < rounds && problem.empty(); ++round) {
     if (expected.change) expected.change(round), got.change(round);
     const Status simt = expected.launch(nullptr);
-    const Status second = on(other_, [&] { return graph.run(title); });
+    const Status second = on(other_, [&] { return graph(title); });
     if (!simt.ok())
       problem = refused("SIMT machine", simt);
     else if (!second.ok())
       problem = refused("other side", second);
     else if (other_ == Side::kDevice)
-      check(cudaDeviceSynchronize(), title.c_str());  // nothing works after a failed kernel
+      device::synchronise(title.c_str());  // nothing works after a failed kernel
     if (problem.empty()) problem = other.difference_from(reference);
     if (!problem.empty() && rounds > 1) problem = "round " + std::to_string(round) + ": " + problem;
   }
@@ -203,7 +166,7 @@ void Tally::replay(const std::string& title, int rounds,
 void Tally::refuse(const std::string& title, Code code, const std::string& text,
                    const std::function<Status(const OpTable&, Operands&)>& call) {
   Operands reference(Side::kReference), other(other_);
-  const Status a = call(simt_v0::op_table(), reference), b = call(other_table(), other);
+  const Status a = call(simt_v0::op_table(), reference), b = call(ops_, other);
   std::string problem;
   if (a.code != code || std::string(a.what).find(text) == std::string::npos)
     problem = refused("SIMT machine", a) + ", expected a refusal with \"" + text + '"';

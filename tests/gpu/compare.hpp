@@ -2,12 +2,13 @@
 // for the GPU, and a comparison of everything that it wrote. Without a GPU the second side can be the SIMT
 // machine once more, under another schedule and with a tensor core that rounds as hardware does: that shows
 // that the cases are legal, that their bounds hold for such rounding, and that this file finds differences.
+// Or it is any other table of ops on the host (tests/c_api has one), which must give the same bits.
 #pragma once
 
 #include <dsv4/core/status.hpp>
 #include <dsv4/core/types.hpp>
 
-#include "tests/gpu/cuda_check.hpp"
+#include "tests/gpu/device.hpp"
 #include "tests/gpu/op_table.hpp"
 
 #include <cstddef>
@@ -36,7 +37,7 @@ Compare agree(const Agreement& agreement);
 /// Numbers likewise; a NaN agrees with any NaN, and with nothing else.
 Compare agree_or_nan(const Agreement& agreement);
 
-enum class Side { kReference, kImitation, kDevice };
+enum class Side { kReference, kHost, kImitation, kDevice };
 
 /// The operands of one call, in host or in device memory.
 class Operands {
@@ -102,7 +103,7 @@ class Operands {
 
   Side side_;
   std::vector<std::unique_ptr<unsigned char[]>> host_;
-  std::vector<std::unique_ptr<DeviceMemory>> device_;
+  std::vector<std::shared_ptr<void>> device_;
   std::vector<Output> outputs_;
 };
 
@@ -115,8 +116,8 @@ struct Replay {
 /// Compares, counts, and prints what failed.
 class Tally {
  public:
-  /// imitate: the other side is the SIMT machine too; no device is touched.
-  explicit Tally(bool imitate) : other_(imitate ? Side::kImitation : Side::kDevice) {}
+  /// The other side, and its ops. kHost and kImitation touch no device.
+  Tally(Side other, const OpTable& ops) : other_(other), ops_(ops) {}
 
   /// call(table, operands): once for each side.
   void compare(const std::string& title, const std::function<Status(const OpTable&, Operands&)>& call);
@@ -134,10 +135,10 @@ class Tally {
   int failed() const { return failed_; }
 
  private:
-  const OpTable& other_table() const;
   void verdict(const std::string& title, const std::string& problem);
 
   Side other_;
+  const OpTable& ops_;
   int passed_ = 0, failed_ = 0;
 };
 

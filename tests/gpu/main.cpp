@@ -1,4 +1,5 @@
 // Every op on the GPU against the same op on the SIMT machine.
+#include "tests/gpu/cuda_check.hpp"
 #include "tests/gpu/suites.hpp"
 
 #include <cstdio>
@@ -32,17 +33,9 @@ int main(int argc, char** argv) {
     }
   }
   try {
-    Tally tally(imitate);
-    compare_rows(tally, small);
-    compare_mhc(tally, small);
-    compare_linear(tally, small);
-    compare_attn_proj(tally, small);
-    compare_attn_compress(tally, small);
-    compare_attn_index(tally, small);
-    compare_attn_attend(tally, small);
-    compare_attn_out_proj(tally, small);
-    compare_moe_route(tally, small);
-    compare_moe_experts(tally, small);
+    Tally tally(imitate ? Side::kImitation : Side::kDevice,
+                imitate ? simt_v0::op_table() : cuda_v0::op_table());
+    compare_all(tally, small);
     std::printf("ops on the %s against the SIMT machine: %d passed, %d failed\n",
                 imitate ? "imitation" : "GPU", tally.passed(), tally.failed());
     return tally.failed() == 0 ? 0 : 1;

@@ -45,7 +45,7 @@ TEST_CASE("attn_compress refuses bad parameters", "[ops][attn_compress][errors]"
        [](auto& p) { p.main.entries.format = CacheFormat::kIndexFp4; }},
       {"index.entries.format", kUnsupported, 1, 0,
        [](auto& p) { p.index.entries.format = CacheFormat::kKv584; }},
-      {"main.entries.dtype", kInvalid, 1, 0,
+      {"main.entries.dtype", kUnsupported, 1, 0,
        [](auto& p) { p.main.entries.format = CacheFormat::kRows, p.main.entries.dtype = ops::DType::kF32; }},
       {"main.entries.slots", kInvalid, -1, INT32_MAX, [](auto& p) { p.main.entries.slots = -1; }},
       {"index.entries.page_rows", kInvalid, 0, 1, [](auto& p) { p.index.entries.page_rows = 0; }},
