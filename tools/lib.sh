@@ -81,7 +81,8 @@ cuda_architectures() {
   sed -n 's/^DSV4_CUDA_ARCHITECTURES:[^=]*=//p' "$1/CMakeCache.txt" | sed -E 's/-(real|virtual)//g; s/;/ /g'
 }
 
-# missing_packages NEED...: prints the Debian packages to install for: build, tests, bench, clang, aarch64, cache.
+# missing_packages NEED...: prints the Debian packages to install for: build, tests, bench, clang, aarch64,
+# cache, python.
 missing_packages() {
   local need
   for need in "$@"; do
@@ -110,6 +111,8 @@ missing_packages() {
         command -v qemu-aarch64 >/dev/null || echo qemu-user
         ;;
       cache) command -v ccache >/dev/null || echo ccache ;;
+      # Beside another python3 on the path, /usr/bin/python3 does: see examples/common/python_with_numpy.sh.
+      python) python3 -c 'import numpy' 2>/dev/null || /usr/bin/python3 -c 'import numpy' 2>/dev/null || echo python3-numpy ;;
     esac
   done
 }

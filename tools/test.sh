@@ -122,7 +122,7 @@ leg_fuzz() {
 }
 
 needs=(build tests)
-[[ "$(id -u)" -ne 0 ]] || needs+=(cache) # a help, not a need
+[[ "$(id -u)" -ne 0 ]] || needs+=(cache python) # helps, not needs
 for leg in "${legs[@]}"; do
   case "$leg" in
     clang) needs+=(bench clang) ;;
