@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs a compiler command (the arguments) and keeps what ptxas reports in OBJECT.ptxas; everything else that the
-# compiler says passes through. cmake/Dsv4Ptxas.cmake reads these files.
+# compiler says passes through. tools/ptxas_table.sh reads these files.
 set -uo pipefail
 object=''
 for ((i = 1; i < $#; ++i)); do

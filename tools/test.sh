@@ -11,11 +11,11 @@ Builds and runs the tests, each leg in a folder of its own below build/:
   release  g++, optimized: all tests; kernels with lazy asynchrony and the newest ready thread first
   random   the release build: tests of kernels under three seeds of random asynchrony and scheduling
   race     g++, kernels instrumented for the race detector: tests of kernels
-  asan     g++, address and undefined-behaviour sanitizers: all tests, kernels on reduced shapes
+  asan     g++, address and undefined-behaviour sanitizers (float to integer overflow too): all tests, kernels on reduced shapes
   nvcc     kernels for every architecture with warnings as errors; registers and spills; GPU tests where there is a GPU.
            Without a CUDA toolkit one is fetched with pip; where that fails, the leg is skipped
   aarch64  the SIMT machine cross-compiled, under qemu-user
-  clang    clang, optimized, with the benchmarks built: all tests
+  clang    clang, optimized, with the benchmarks built: all tests, kernels on reduced shapes
   fuzz     clang, each fuzz target over its corpus and for N seconds more (default 10)
   --quick  the release leg only
   --leg    the named legs only

@@ -11,8 +11,7 @@ Builds dsv4_validate (build/release; see --backend cuda) and compares the forwar
 tests/data/NAME.recording.safetensors, using NAME.weights.safetensors:
   staged  every stage is fed the recorded inputs
   free    everything follows from the tokens
-  --backend simt  the ops, their kernels on the SIMT machine, in place of the primitives: all of
-                  attention, mHC, embedding, norms and the head; the experts stay on the primitives
+  --backend simt  the ops, their kernels on the SIMT machine, in place of the primitives
   --backend cuda  the same ops on a GPU (built with nvcc in build/validate-cuda, the fp32 kernels of
                   the exact recordings among them)
   --fused         fused ops in place of their chains
