@@ -21,6 +21,7 @@ import ctypes
 import difflib
 import enum
 import glob
+import numbers
 import operator
 import os
 import re
@@ -287,7 +288,7 @@ def from_dlpack(producer, stream=None):
         raise TypeError(f"DLPack {managed.major}.{managed.minor} is not understood")
     t = managed.tensor
     base = _DL_ELEMENTS.get(t.code, f"code{t.code}_")
-    element = (base if t.code >= 10 else f"{base}{t.bits}") + ("" if t.lanes == 1 else f"x{t.lanes}")
+    element = (base if t.code >= 10 else f"{base}{t.bits}") + ("" if t.lanes == 1 else f"_x{t.lanes}")
     tensor = Tensor((t.data or 0) + t.byte_offset, element, t.bits * t.lanes // 8 or 1,
                     t.shape[:t.ndim] if t.ndim else (), t.strides[:t.ndim] if t.ndim and t.strides else None,
                     versioned and bool(managed.flags & 1), t.device_type, managed)
@@ -424,16 +425,15 @@ class _Filler:
     def _pointer(self, struct, name, value, values, where, dtype):
         if isinstance(value, ctypes.Array):
             self.keep.append(value)
-            return setattr(struct, name, ctypes.addressof(value))
+            value = ctypes.addressof(value)
+        if isinstance(value, numbers.Integral):
+            return setattr(struct, name, int(value))
         try:
             tensor = _tensor(value, self.stream)
-        except (BufferError, TypeError, ValueError) as error:
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
             raise type(error)(f"{where}: {error}") from error
         if tensor is None:
-            try:
-                return setattr(struct, name, operator.index(value))
-            except TypeError:
-                raise TypeError(f"{where}: an array or an address, not {type(value).__name__}") from None
+            raise TypeError(f"{where}: an array or an address, not {type(value).__name__}")
         wanted = self._wanted(struct, name, dtype)
         if wanted and tensor.element not in wanted:
             raise TypeError(f"{where}: {tensor.element}, but it must be {wanted[0]}"

@@ -158,7 +158,8 @@ def mhc_post_pre():
         lib.mhc_pre(**alone)
         for name in ("x", "normed", "post", "comb", "pre", "mixes"):
             equal(f"pre.{name}", pre[name], alone[name])
-        equal("pre.quantised.codes", pre["quantised"]["codes"], alone["quantised"]["codes"])
+        for name in ("codes", "scales"):
+            equal(f"pre.quantised.{name}", pre["quantised"][name], alone["quantised"][name])
 
     return Case(fields, check, ("pre.x", "pre.normed", "pre.quantised.codes", "pre.pre", "pre.mixes"))
 
