@@ -6,7 +6,8 @@ set(DSV4_CUDA "AUTO" CACHE STRING "Build the CUDA parts: ON, OFF, or AUTO = in a
 set_property(CACHE DSV4_CUDA PROPERTY STRINGS AUTO ON OFF)
 # Each real architecture that the kernels are tuned for or known to run on; PTX of the newest, from which the driver
 # compiles for later chips.
-set(DSV4_CUDA_ARCHITECTURES "80-real;90a-real;100a-real;120"
+set(dsv4_default_cuda_architectures "80-real;90a-real;100a-real;120")
+set(DSV4_CUDA_ARCHITECTURES "${dsv4_default_cuda_architectures}"
     CACHE STRING "Architectures of the CUDA parts, as CMAKE_CUDA_ARCHITECTURES spells them")
 option(DSV4_KERNELS_F32 "Compile the kernels' fp32 instances for CUDA too (exact mode; not tuned)" OFF)
 option(DSV4_KERNELS_SHARED "Make dsv4::kernels a shared library" ${BUILD_SHARED_LIBS})
