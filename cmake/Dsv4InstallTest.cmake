@@ -1,6 +1,6 @@
 # dsv4_add_install_tests(PREFIX LABEL COMPONENTS component... [MODULES module=program...]): tests PREFIX_*, which install
 # this build tree (PREFIX_tree), and use it from elsewhere by find_package (PREFIX_find_package) and by pkg-config
-# (PREFIX_pkg_config).
+# (PREFIX_pkg_config); with the C ABI also the examples that call it, as they are installed (PREFIX_examples).
 # dsv4_add_subproject_test(NAME): a project with this repository in a subfolder.
 # The projects and programs: tests/install.
 include_guard(GLOBAL)
@@ -33,6 +33,21 @@ function(dsv4_add_install_tests prefix label)
       set_tests_properties(${name} PROPERTIES FIXTURES_REQUIRED ${prefix} LABELS ${label} TIMEOUT 600)
     endif()
   endforeach()
+
+  if("dsv4_simt" IN_LIST c_components)
+    # The others take minutes to compile; tools/package_check.sh has all of them.
+    set(targets example_link_c_api)
+    if("dsv4" IN_LIST c_components)
+      string(APPEND targets ,example_link_c_api_cuda)
+    endif()
+    add_test(
+      NAME ${prefix}_examples
+      COMMAND
+        ${CMAKE_COMMAND} ${common} -D WORK_DIR=${work}/examples -D
+        CONSUMER_DIR=${work}/prefix/${CMAKE_INSTALL_DATADIR}/dsv4/examples -D TARGETS=${targets} -D
+        "TESTS=^example_(link_c_api|link_c_api_cuda|rust|python)$" -P ${dir}/consume.cmake)
+    set_tests_properties(${prefix}_examples PROPERTIES FIXTURES_REQUIRED ${prefix} LABELS ${label} TIMEOUT 300)
+  endif()
 
   if(arg_MODULES)
     find_program(DSV4_PKG_CONFIG pkg-config DOC "For tests of the pkg-config files")

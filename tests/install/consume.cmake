@@ -1,5 +1,5 @@
 # Configures, builds and runs the project CONSUMER_DIR against the dsv4 that is installed in PREFIX; one program for each
-# of COMPONENTS (separated by commas).
+# of COMPONENTS (separated by commas). With TARGETS (likewise) and TESTS (a regular expression) these alone.
 function(run what)
   execute_process(COMMAND ${ARGN} RESULT_VARIABLE result)
   if(NOT result EQUAL 0)
@@ -22,5 +22,13 @@ string(FIND "${dir}" "${PREFIX}/" at)
 if(at EQUAL -1)
   message(FATAL_ERROR "consume: found another dsv4: ${dir}")
 endif()
-run("build" ${CMAKE_COMMAND} --build "${WORK_DIR}" --config "${CONFIG}")
-run("test" ${CMAKE_CTEST_COMMAND} --test-dir "${WORK_DIR}" -C "${CONFIG}" --output-on-failure --no-tests=error)
+set(targets "")
+if(TARGETS)
+  string(REPLACE "," ";" targets "--target,${TARGETS}")
+endif()
+set(tests "")
+if(TESTS)
+  set(tests -R "${TESTS}")
+endif()
+run("build" ${CMAKE_COMMAND} --build "${WORK_DIR}" --config "${CONFIG}" ${targets})
+run("test" ${CMAKE_CTEST_COMMAND} --test-dir "${WORK_DIR}" -C "${CONFIG}" --output-on-failure --no-tests=error ${tests})
