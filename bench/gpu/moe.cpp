@@ -258,7 +258,7 @@ void experts(Bench& bench, const Model& m, std::int64_t tokens, const ops::Exper
         [&](Stream s, int) { return ops::moe_combine(b.combine(y, nullptr), s); },
         [&] { return b.last_is_right(false); });
   }
-  if (tokens > ops::kMoeFusedMaxTokens || !bench.wanted(fused_name, common)) return;
+  if (tokens > ops::kMoeFusedGoodTokens || !bench.wanted(fused_name, common)) return;
   ops::MoeFusedParams memory = b.fused(0, true);
   Batch::memory(b.arena, memory);
   bench.measure(

@@ -130,10 +130,12 @@ DSV4_C size_t dsv4_attn_compress_state_bytes(int32_t ratio, int32_t dim, int32_t
  * (cache.hpp); `dense`: without the scales. 0 for what is not paged, or has no dense form. */
 DSV4_C size_t dsv4_cache_page_bytes(int32_t cache_format, int32_t page_rows, bool dense);
 DSV4_C size_t dsv4_cache_scales_bytes(int32_t cache_format, int32_t page_rows);
-/* moe_route.hpp, moe_experts.hpp. */
+/* moe_route.hpp, moe_experts.hpp, moe_fused.hpp: the most tokens that moe_fused takes, and up to how many it
+ * beats the ops that it stands for. */
 DSV4_C int64_t dsv4_moe_max_tiles(int64_t tokens, int32_t k, int32_t experts, int32_t tile_rows);
 DSV4_C int32_t dsv4_moe_tile_rows(int64_t tokens, int32_t k, int32_t experts);
 DSV4_C int64_t dsv4_moe_fused_max_tokens(void);
+DSV4_C int64_t dsv4_moe_fused_good_tokens(void);
 
 /* ---- NaN guard (nan_guard.hpp): a debug mode of libraries built with DSV4_NAN_GUARD ---- */
 typedef struct dsv4_nan_guard_record {

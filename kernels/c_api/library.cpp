@@ -77,6 +77,7 @@ int32_t dsv4_moe_tile_rows(int64_t tokens, int32_t k, int32_t experts) {
   return dsv4::ops::moe_tile_rows(tokens, k, experts);
 }
 int64_t dsv4_moe_fused_max_tokens(void) { return dsv4::ops::kMoeFusedMaxTokens; }
+int64_t dsv4_moe_fused_good_tokens(void) { return dsv4::ops::kMoeFusedGoodTokens; }
 
 int dsv4_set_nan_guard(dsv4_nan_guard_record* record) {
   using dsv4::ops::NanGuardRecord;

@@ -18,6 +18,19 @@ using namespace kernels;
 
 constexpr std::int32_t kMaxBlocks = 65535;
 constexpr std::int64_t kStreamBlocks = 1024;  // items of a linear; more would only quantise more often
+constexpr std::int64_t kMaxGroups = 8;        // row groups of an item
+constexpr std::int64_t kMaxChannels = 1 << 20;
+
+// The largest batch, of the widest rows, on the most blocks: FusedQueue counts in 32 bits.
+constexpr std::int64_t kMostTiles = ceil_div(kMoeFusedMaxTokens, kFusedTileRows) +
+                                    moe_max_tiles(kMoeFusedMaxTokens, 16, 1024, kFusedTileRows);
+constexpr std::int64_t kMostParts = kMaxChannels / linear::kMmaRows / kMaxGroups;  // of a linear of a tile
+static_assert(kMostTiles * 2 * kMostParts + kMoeFusedMaxTokens * ceil_div(kMaxChannels, kFusedSpan) + 1024 +
+                      2 * kMaxBlocks <=
+                  INT32_MAX,
+              "tickets: dispatch, both linears, combine, and those of blocks that find nothing left");
+static_assert((kMaxBlocks + kMostParts) + kMaxBlocks * kMostParts <= INT32_MAX,
+              "items of a wave, which has linear 1 for every block");
 
 struct Parts {
   moe::PlanView plan;
@@ -28,8 +41,8 @@ struct Parts {
 
 MoeFusedParams clamped(MoeFusedParams p) {
   p.tokens = std::clamp<std::int64_t>(p.tokens, 0, kMoeFusedMaxTokens);
-  p.hidden = std::clamp<std::int64_t>(p.hidden, 0, 1 << 20);
-  p.inner = std::clamp<std::int64_t>(p.inner, 0, 1 << 20);
+  p.hidden = std::clamp<std::int64_t>(p.hidden, 0, kMaxChannels);
+  p.inner = std::clamp<std::int64_t>(p.inner, 0, kMaxChannels);
   p.k = std::clamp(p.k, 0, 16);
   p.experts = std::clamp(p.experts, 0, 1024);
   return p;
@@ -129,7 +142,8 @@ void check_sizes(Checks<"moe_fused">& c, const MoeFusedParams& p) {
   // Whatever the number of tokens, so that a batch does not find out later.
   MoeFusedParams full = p;
   full.tokens = kMoeFusedMaxTokens;
-  const std::int64_t bytes = p.hidden <= (1 << 20) && p.inner <= (1 << 20) ? shared_bytes(full) : INT64_MAX;
+  const std::int64_t bytes =
+      p.hidden <= kMaxChannels && p.inner <= kMaxChannels ? shared_bytes(full) : INT64_MAX;
   c.require<"hidden and inner", "must fit the shared memory of a block">(
       bytes <= kExpertsSharedBytes, bytes, kExpertsSharedBytes, Code::kUnsupported);
 }
@@ -190,7 +204,7 @@ FusedProblem problem_of(const MoeFusedParams& p, const Parts& w, std::int32_t bl
   const std::int64_t most = max_tiles(p);
   const auto deal = [&](std::int64_t rows, std::int64_t& groups) {
     const std::int64_t all = ceil_div(rows, linear::kMmaRows);
-    groups = std::clamp<std::int64_t>(most * all / kStreamBlocks, 1, 8);
+    groups = std::clamp<std::int64_t>(most * all / kStreamBlocks, 1, kMaxGroups);
     return static_cast<std::int32_t>(ceil_div(all, groups));
   };
   f.queue.tiles = has_shared(p) ? static_cast<std::int32_t>(ceil_div(p.tokens, kFusedTileRows)) : 0;

@@ -43,7 +43,7 @@ class OpBackend : public CpuBackend<T> {
 
   /// fused = every fused op in place of its chain: mhc_pre with the layer's norm, mhc_post with the next
   /// mhc_pre, linear_multi for projections of one input, attn_qk_prep, attn_index_select, moe_fused (where it
-  /// has the formats and takes as many tokens). Their results wait for the stage that asks for them, and are
+  /// has the formats, up to as many tokens as it is good for). Their results wait for the stage that asks for them, and are
   /// used if its input is still theirs, bit for bit. Throws InputError where this flavour's kernels cannot
   /// run.
   OpBackend(const Model& model, int threads, bool fused);

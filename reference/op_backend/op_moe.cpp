@@ -142,10 +142,11 @@ typename OpBackend<T>::Rows OpBackend<T>::routed(const FfnWeights& w, const Rows
   return y;
 }
 
-// The whole half in one launch, into ffn_; false where moe_fused does not take these formats or so many
-// tokens.
+// The whole half in one launch, into ffn_; false where moe_fused does not take these formats, or the chain is
+// better for so many tokens.
 template <class T>
 bool OpBackend<T>::fuse(const FfnWeights& w, const Rows& x, const Route& route) {
+  if (x.rows() > ops::kMoeFusedGoodTokens) return false;
   const ModelConfig& c = this->config();
   Rows out(x.rows(), c.hidden);
   OpCall call;

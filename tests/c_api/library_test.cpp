@@ -99,6 +99,7 @@ TEST_CASE("other sizes are those of the C++ functions, and 0 for what no op take
   REQUIRE(dsv4_moe_tile_rows(INT64_MAX, 6, 256) == 0);
   REQUIRE(dsv4_moe_tile_rows(1, 6, 0) == 0);
   REQUIRE(dsv4_moe_fused_max_tokens() == ops::kMoeFusedMaxTokens);
+  REQUIRE(dsv4_moe_fused_good_tokens() == ops::kMoeFusedGoodTokens);
 }
 
 TEST_CASE("the NaN guard through C is that of the library", "[c_api][nan_guard]") {

@@ -72,12 +72,25 @@ TEST_CASE("the queue holds every item once, each behind those it waits for", "[o
 }
 
 TEST_CASE("moe_fused equals the chain for any number of tokens", "[ops][moe]") {
-  const std::int64_t tokens = GENERATE(0, 1, 2, 6, 63, 64, 65);
+  const std::int64_t tokens = GENERATE(0, 1, 2, 6, 63, 64, 65, 257);
   if (tokens > 6 && test::reduced()) return;
   const int blocks = GENERATE(1, 5);
+  if (tokens > 65 && blocks == 1) return;
   const simt::ScopedOptions scope(resident(blocks));
-  const ExpertShape s{.tokens = tokens, .hidden = tokens > 6 ? 128 : 288};
+  ExpertShape s{.tokens = tokens, .hidden = tokens > 6 ? 128 : 288};
+  if (tokens > 65) s.hidden = s.inner = 64;
   check(FusedCase(s, test::random_experts(tokens, s.k, s.experts, 3), 1, WeightFormat::kFp8));
+}
+
+TEST_CASE("moe_fused of many tokens, all of them one expert's", "[ops][moe]") {
+  const simt::ScopedOptions scope(resident(3));
+  if (test::reduced()) return;
+  const ExpertShape s{.tokens = 1031, .hidden = 32, .inner = 32, .k = 1, .experts = 3};
+  check(FusedCase(s, std::vector<std::int32_t>(1031, 1), 31, WeightFormat::kFp8));
+  ExpertShape most = s;
+  most.tokens = ops::kMoeFusedMaxTokens, most.hidden = most.inner = 8;
+  most.up = most.down = WeightFormat::kBf16;
+  check(FusedCase(most, std::vector<std::int32_t>(at(most.tokens), 2), 32, std::nullopt));
 }
 
 TEST_CASE("moe_fused with every pair of formats that has a kernel, with and without a shared expert",

@@ -55,9 +55,13 @@ struct MoeFusedParams {
   std::size_t workspace_bytes = 0;
 };
 
-/// Rows of an expert are computed 8 at a time, each time reading its weights. With more tokens than this,
-/// tiles of 32 rows in launches of their own read less, and there is nothing left to hide between them.
-inline constexpr std::int64_t kMoeFusedMaxTokens = 256;
+/// Most tokens of a call: items and counters are 32-bit numbers for every k, experts, hidden and inner.
+inline constexpr std::int64_t kMoeFusedMaxTokens = 8192;
+
+/// Guidance for callers that choose. Rows of an expert are computed 8 at a time, each time reading its
+/// weights: with more tokens than this, the chain's tiles of 32 rows in launches of their own read less, and
+/// there is nothing left to hide between them.
+inline constexpr std::int64_t kMoeFusedGoodTokens = 256;
 
 inline namespace DSV4_FLAVOUR {
 /// One launch of persistent blocks, which take items of work from a queue: it needs neither a cooperative
