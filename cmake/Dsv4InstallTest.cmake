@@ -45,7 +45,7 @@ function(dsv4_add_install_tests prefix label)
       COMMAND
         ${CMAKE_COMMAND} ${common} -D WORK_DIR=${work}/examples -D
         CONSUMER_DIR=${work}/prefix/${CMAKE_INSTALL_DATADIR}/dsv4/examples -D TARGETS=${targets} -D
-        "TESTS=^example_(link_c_api|link_c_api_cuda|rust|python)$" -P ${dir}/consume.cmake)
+        "TESTS=^example_(link_c_api|link_c_api_cuda|rust|python|torch_dlpack)$" -P ${dir}/consume.cmake)
     set_tests_properties(${prefix}_examples PROPERTIES FIXTURES_REQUIRED ${prefix} LABELS ${label} TIMEOUT 300)
   endif()
 
