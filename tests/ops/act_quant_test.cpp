@@ -3,6 +3,7 @@
 #include <dsv4/ops/act_quant.hpp>
 
 #include "tests/ops/row_ops.hpp"
+#include "tests/support/shapes.hpp"
 
 #include <limits>
 
@@ -99,7 +100,8 @@ TEMPLATE_TEST_CASE("act_quant equals its primitives", "[ops][act_quant]", bf16, 
 
 TEMPLATE_TEST_CASE("act_quant at the sizes of the models", "[ops][act_quant]", bf16, float) {
   check_all<TestType>(5, 4096);
-  check_all<TestType>(2, 7168);
+  for (const auto& [rows, n] : test::model_shapes())
+    for (const Format f : kFormats) check<TestType>(rows, n, f, {});
 }
 
 TEST_CASE("act_quant of an odd number of channels", "[ops][act_quant]") {

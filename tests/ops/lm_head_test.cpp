@@ -4,6 +4,7 @@
 #include <dsv4/ops/lm_head.hpp>
 
 #include "tests/ops/row_ops.hpp"
+#include "tests/support/shapes.hpp"
 #include "tests/support/ulp.hpp"
 
 #include <cmath>
@@ -100,7 +101,8 @@ TEST_CASE("lm_head of bf16 at the sizes of the models and around its tiles", "[o
   for (const std::int64_t vocab : {1, 8, 9, 127, 128, 129})
     check<bf16, bf16>(3, vocab, 64, {}, {}, Order::kTensorCore);
   check<bf16, bf16>(5, 130, 4096, {}, {}, Order::kTensorCore);
-  check<bf16, bf16>(2, 33, 7168, {}, {}, Order::kTensorCore);
+  for (const auto& [tokens, hidden] : test::model_shapes())
+    check<bf16, bf16>(tokens, 33, hidden, {}, {}, Order::kTensorCore);
 }
 
 TEST_CASE("lm_head of everything else is the primitive", "[ops][lm_head]") {
@@ -113,8 +115,8 @@ TEST_CASE("lm_head of everything else is the primitive", "[ops][lm_head]") {
 }
 
 TEST_CASE("lm_head with an fp32 head at the sizes of the models", "[ops][lm_head]") {
-  check<bf16, float>(3, 19, 4096, {}, {}, Order::kCanonical);
-  check<bf16, float>(1, 17, 7168, {}, {}, Order::kCanonical);
+  for (const auto& [tokens, hidden] : test::model_shapes())
+    check<bf16, float>(tokens, 19, hidden, {}, {}, Order::kCanonical);
 }
 
 TEST_CASE("lm_head keeps its bound however tensor cores round", "[ops][lm_head]") {

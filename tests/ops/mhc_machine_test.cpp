@@ -60,7 +60,8 @@ void run_part(const MhcInputs<bf16>& in, MhcPostBuffers<bf16>& b, Rows<bf16>& mi
 TEST_CASE("mhc_post_pre: a token's bits do not depend on its batch", "[ops][mhc]") {
   const simt::ScopedOptions scope(with_rounding(GENERATE(simt::Rounding::kHopper, simt::Rounding::kAmpere)));
   // 257 tokens share weights in blocks of 64, 256 and fewer do not.
-  const std::int64_t tokens = 257, hidden = reduced() ? 64 : 544;  // two groups and a step
+  // Two groups of channels and a step; a model's width.
+  const std::int64_t tokens = 257, hidden = reduced() ? 64 : GENERATE(544, 4096);
   const MhcInputs<bf16> in(tokens, hidden);
   MhcPostBuffers<bf16> b(in, Lay::kContiguous);
   Rows<bf16> mixed(tokens, 4 * hidden);

@@ -5,6 +5,7 @@
 #include <dsv4/ops/rms_norm.hpp>
 
 #include "tests/ops/row_ops.hpp"
+#include "tests/support/shapes.hpp"
 
 using namespace dsv4;
 using ops::ScaleLayout;
@@ -102,7 +103,8 @@ TEMPLATE_TEST_CASE("rms_norm equals its primitive", "[ops][rms_norm]", bf16, flo
 TEMPLATE_TEST_CASE("rms_norm at the sizes of the models", "[ops][rms_norm]", bf16, float) {
   check_layouts<TestType>(2, 4096, true, Outputs::kBoth);
   check_layouts<TestType>(131, 4096, true, Outputs::kOut);  // a warp a row
-  check_layouts<TestType>(3, 7168, true, Outputs::kBoth);
+  for (const auto& [rows, n] : test::model_shapes())
+    check<TestType>(rows, static_cast<int>(n), true, Outputs::kBoth, {});
   for (const int n : {512, 1024, 1536}) check_layouts<TestType>(3, n, true, Outputs::kCodes);
 }
 

@@ -31,4 +31,15 @@ inline std::vector<std::int64_t> hidden_sizes(std::int64_t most = 7168) {
   return sizes;
 }
 
+struct RowsOf {
+  std::int64_t tokens, hidden;
+};
+
+/// Every number of tokens at V4-Flash's width, and few at V4-Pro's.
+inline std::vector<RowsOf> model_shapes() {
+  std::vector<RowsOf> shapes = {{2, 7168}, {3, 7168}};
+  for (const std::int64_t tokens : token_counts()) shapes.push_back({tokens, 4096});
+  return shapes;
+}
+
 }  // namespace dsv4::test
