@@ -54,7 +54,7 @@ constexpr Formats kOps[] = {
     {"moe_dispatch", "activations", kBf16, kF32},
     {"moe_experts", "weights", kBf16 | kFp8 | kFp4, kBf16 | kFp8 | kFp4 | kF32},
     {"moe_combine", "activations", kBf16, kF32},
-    {"moe_fused", "weights", kBf16 | kFp8 | kFp4, 0},
+    {"moe_fused", "weights", kBf16 | kFp8 | kFp4, kBf16 | kFp8 | kFp4 | kF32},
     {"lm_head", "head", kBf16 | kF32, kBf16 | kF32},
 };
 constexpr std::int32_t kOpCount = sizeof kOps / sizeof *kOps;

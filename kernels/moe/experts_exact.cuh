@@ -1,4 +1,5 @@
-// The f32 kernels of moe_experts: the canonical order of summation, bit for bit linear::tile and moe::swiglu.
+// The f32 instances of moe_experts and moe_fused: the canonical order of summation, bit for bit linear::tile
+// and moe::swiglu.
 #pragma once
 
 #include <dsv4/arch/index.cuh>
@@ -70,16 +71,11 @@ DSV4_DEVICE void exact_sums(float (&sum)[kExactExpertTokens][kExactExpertRows],
   }
 }
 
+/// Rows r0 .. r0 + kExactExpertRows of the weights times all rows of a tile: h, or y. Called by all lanes of
+/// a warp.
 template <bool kUp>
-DSV4_KERNEL(kExactExpertWarps* arch::kWarpThreads)
-experts_exact_kernel(const DSV4_GRID_CONSTANT ExpertsExact p) {
-  arch::allow_next_grid();
-  arch::wait_for_previous_grid();
-  const moe::TileRows tile(p.plan, arch::block_idx().x / p.row_blocks);
-  if (tile.expert < 0) return;
+DSV4_DEVICE void experts_exact(const ExpertsExact& p, const moe::TileRows& tile, std::int64_t r0) {
   const std::int64_t n = kUp ? p.inner : p.hidden, k = kUp ? p.hidden : p.inner;
-  const std::int64_t r0 =
-      (arch::block_idx().x % p.row_blocks * kExactExpertWarps + arch::warp_id()) * kExactExpertRows;
   if (r0 >= n) return;
   for (int t0 = 0; t0 < tile.rows; t0 += kExactExpertTokens) {
     const float* x[kExactExpertTokens];
@@ -108,6 +104,17 @@ experts_exact_kernel(const DSV4_GRID_CONSTANT ExpertsExact p) {
       }
     }
   }
+}
+
+template <bool kUp>
+DSV4_KERNEL(kExactExpertWarps* arch::kWarpThreads)
+experts_exact_kernel(const DSV4_GRID_CONSTANT ExpertsExact p) {
+  arch::allow_next_grid();
+  arch::wait_for_previous_grid();
+  const moe::TileRows tile(p.plan, arch::block_idx().x / p.row_blocks);
+  if (tile.expert < 0) return;
+  experts_exact<kUp>(
+      p, tile, (arch::block_idx().x % p.row_blocks * kExactExpertWarps + arch::warp_id()) * kExactExpertRows);
 }
 
 }  // namespace dsv4::kernels::inline DSV4_FLAVOUR

@@ -7,6 +7,7 @@
 #include <dsv4/moe/fused.cuh>
 
 #include "kernels/moe/experts.cuh"
+#include "kernels/moe/experts_exact.cuh"
 
 #include <cstdint>
 #include <type_traits>
@@ -14,17 +15,65 @@
 namespace dsv4::kernels::inline DSV4_FLAVOUR {
 
 inline constexpr int kFusedTileRows = linear::kMmaTokens;
-inline constexpr int kFusedVector = linear::kVectorOf<bf16>;
-inline constexpr int kFusedSpan = kExpertsThreads * kFusedVector;  // channels of a combine item
 inline constexpr int kFusedRanks = 1;
 
 using FusedScan = arch::BlockScan<kExpertsThreads>;
 using FusedState = moe::FusedState<kFusedRanks>;
 using moe::FusedQueue;
 
+/// Channels of a combine item.
+template <class T>
+constexpr std::int64_t fused_span() {
+  return kExpertsThreads * linear::kVectorOf<T>;
+}
+
+/// Linears of an expert's tile with weights of one format, by tensor cores on bf16 activations.
+template <class Weights>
+struct FusedLinears {
+  using Experts = ExpertsProblem;
+  using Value = bf16;
+  static constexpr std::int64_t kGroupRows = linear::kMmaRows;  // of weights, that a block is given at least
+
+  DSV4_DEVICE static void up(const Experts& p, const moe::TileRows& rows, const RowGroups& groups,
+                             unsigned char* memory) {
+    experts_up_stream<Weights>(p, rows, groups, memory);
+  }
+  DSV4_DEVICE static void down(const Experts& p, const moe::TileRows& rows, const RowGroups& groups,
+                               unsigned char* memory) {
+    experts_down_stream<Weights>(p, rows, groups, memory);
+  }
+};
+
+/// The place of a format where activations are f32: weights of any, told apart for each matrix.
+struct ExactWeights {};
+
+template <>
+struct FusedLinears<ExactWeights> {
+  using Experts = ExpertsExact;
+  using Value = float;
+  static constexpr std::int64_t kGroupRows = kExpertsWarps * kExactExpertRows;
+
+  DSV4_DEVICE static void up(const Experts& p, const moe::TileRows& rows, const RowGroups& groups,
+                             unsigned char*) {
+    run<true>(p, rows, groups);
+  }
+  DSV4_DEVICE static void down(const Experts& p, const moe::TileRows& rows, const RowGroups& groups,
+                               unsigned char*) {
+    run<false>(p, rows, groups);
+  }
+
+ private:
+  template <bool kUp>
+  DSV4_DEVICE static void run(const Experts& p, const moe::TileRows& rows, const RowGroups& groups) {
+    for (std::int64_t group = groups.first; group < groups.first + groups.count; ++group)
+      experts_exact<kUp>(p, rows, group * kGroupRows + arch::warp_id() * kExactExpertRows);
+  }
+};
+
+template <class Experts>
 struct FusedProblem {
-  ExpertsProblem routed, shared;  // plans, row_blocks and block_groups unused but for routed.plan's rows
-  moe::PlanView plan;             // no tiles: each block finds them itself
+  Experts routed, shared;  // plans, row_blocks and block_groups unused but for routed.plan's rows
+  moe::PlanView plan;      // no tiles: each block finds them itself
   moe::RoutedPairs pairs;
   FusedState state;
   FusedQueue queue;                     // but for `tiles`, which is that of the shared expert here
@@ -33,7 +82,7 @@ struct FusedProblem {
   void* out;
   std::int64_t tokens, out_stride;
   std::int32_t combine_parts;  // items of a token
-  bool out_f32;                // else bf16
+  bool out_f32;                // else the type of activations
   bool out_vectors;            // 16-byte aligned rows of out
 };
 
@@ -45,7 +94,11 @@ DSV4_HD constexpr std::int64_t tile_offsets_bytes(std::int64_t experts) { return
 template <class Routed, class Shared>
 class FusedBlock {
  public:
-  DSV4_DEVICE FusedBlock(const FusedProblem& problem, unsigned char* memory)
+  using Experts = typename FusedLinears<Routed>::Experts;
+  using Problem = FusedProblem<Experts>;
+  using Value = typename FusedLinears<Routed>::Value;
+
+  DSV4_DEVICE FusedBlock(const Problem& problem, unsigned char* memory)
       : p_(problem),
         tile_offsets_(reinterpret_cast<std::int32_t*>(memory)),
         memory_(memory + tile_offsets_bytes(problem.pairs.experts)),
@@ -122,15 +175,15 @@ class FusedBlock {
   }
 
   template <class Weights>
-  DSV4_DEVICE void expert(const ExpertsProblem& problem, const moe::TileRows& rows,
+  DSV4_DEVICE void expert(const Experts& problem, const moe::TileRows& rows,
                           const FusedQueue::Item& item) const {
     if (item.kind == FusedQueue::Kind::kUp) {
-      experts_up_stream<Weights>(problem, rows, {item.part * p_.up_groups, p_.up_groups}, memory_);
+      FusedLinears<Weights>::up(problem, rows, {item.part * p_.up_groups, p_.up_groups}, memory_);
       FusedState::signal(p_.state.activated(item.tile));
       return;
     }
     FusedState::wait(p_.state.activated(item.tile), static_cast<std::uint32_t>(queue_.up));
-    experts_down_stream<Weights>(problem, rows, {item.part * p_.down_groups, p_.down_groups}, memory_);
+    FusedLinears<Weights>::down(problem, rows, {item.part * p_.down_groups, p_.down_groups}, memory_);
     for (int source = 0; source < kFusedRanks; ++source)
       FusedState::signal(p_.state.finished(source, p_.state.rank));
   }
@@ -140,11 +193,12 @@ class FusedBlock {
       FusedState::wait(p_.state.finished(p_.state.rank, destination),
                        static_cast<std::uint32_t>(queue_.tiles * queue_.down));
     const std::int64_t t = item / p_.combine_parts;
-    const std::int64_t d = (item % p_.combine_parts * kExpertsThreads + arch::thread_idx().x) * kFusedVector;
+    constexpr int kVector = linear::kVectorOf<Value>;
+    const std::int64_t d = (item % p_.combine_parts * kExpertsThreads + arch::thread_idx().x) * kVector;
     const std::int64_t count = p_.routed.hidden - d;
     if (count > 0) {
-      float sum[kFusedVector];
-      const bf16* shared = p_.queue.tiles > 0 ? p_.shared.y + t * p_.shared.y_stride : nullptr;
+      float sum[kVector];
+      const Value* shared = p_.queue.tiles > 0 ? p_.shared.y + t * p_.shared.y_stride : nullptr;
       moe::combine_span<true>(sum, p_.routed.y, p_.routed.y_stride, p_.pairs.pairs,
                               p_.plan.row_of + t * p_.routed.plan.k, p_.routed.plan.k, shared, d, count);
       const auto store = [&](auto* out) {
@@ -153,15 +207,15 @@ class FusedBlock {
         else
           moe::store_combined<false>(out + t * p_.out_stride + d, sum, count);
       };
-      if (p_.out_f32)
+      if (std::is_same_v<Value, float> || p_.out_f32)
         store(static_cast<float*>(p_.out));
       else
-        store(static_cast<bf16*>(p_.out));
+        store(static_cast<Value*>(p_.out));
     }
     arch::sync_threads();  // as signal does: the block is done with this item
   }
 
-  const FusedProblem& p_;
+  const Problem& p_;
   std::int32_t* tile_offsets_;  // [experts + 1], shared
   unsigned char* memory_;       // of the stream bodies, shared
   FusedQueue queue_;
@@ -171,7 +225,7 @@ class FusedBlock {
 // Grid: any number of blocks.
 template <class Routed, class Shared>
 DSV4_KERNEL_RESIDENT(kExpertsThreads, 1)
-moe_fused_kernel(const DSV4_GRID_CONSTANT FusedProblem p) {
+moe_fused_kernel(const DSV4_GRID_CONSTANT typename FusedBlock<Routed, Shared>::Problem p) {
   DSV4_DYN_SMEM(unsigned char, memory);
   DSV4_SHARED(FusedScan::Storage, storage);
   DSV4_SHARED(std::uint32_t, word);

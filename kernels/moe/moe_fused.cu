@@ -25,8 +25,8 @@ constexpr std::int64_t kMaxChannels = 1 << 20;
 constexpr std::int64_t kMostTiles = ceil_div(kMoeFusedMaxTokens, kFusedTileRows) +
                                     moe_max_tiles(kMoeFusedMaxTokens, 16, 1024, kFusedTileRows);
 constexpr std::int64_t kMostParts = kMaxChannels / linear::kMmaRows / kMaxGroups;  // of a linear of a tile
-static_assert(kMostTiles * 2 * kMostParts + kMoeFusedMaxTokens * ceil_div(kMaxChannels, kFusedSpan) + 1024 +
-                      2 * kMaxBlocks <=
+static_assert(kMostTiles * 2 * kMostParts + kMoeFusedMaxTokens * ceil_div(kMaxChannels, fused_span<float>()) +
+                      1024 + 2 * kMaxBlocks <=
                   INT32_MAX,
               "tickets: dispatch, both linears, combine, and those of blocks that find nothing left");
 static_assert((kMaxBlocks + kMostParts) + kMaxBlocks * kMostParts <= INT32_MAX,
@@ -34,8 +34,8 @@ static_assert((kMaxBlocks + kMostParts) + kMaxBlocks * kMostParts <= INT32_MAX,
 
 struct Parts {
   moe::PlanView plan;
-  bf16 *h, *y;                // [tokens * k, ...]
-  bf16 *shared_h, *shared_y;  // [tokens, ...]
+  void *h, *y;                // [tokens * k, ...] dtype
+  void *shared_h, *shared_y;  // [tokens, ...]
   std::size_t bytes;
 };
 
@@ -48,6 +48,7 @@ MoeFusedParams clamped(MoeFusedParams p) {
   return p;
 }
 
+bool is_f32(const MoeFusedParams& p) { return p.dtype == DType::kF32; }
 bool has_shared(const MoeFusedParams& p) { return p.shared.w1.data || p.shared.w3.data || p.shared.w2.data; }
 
 /// The walk over the workspace. Sizes out of range count as the nearest in range.
@@ -56,27 +57,42 @@ Parts parts(const MoeFusedParams& given, void* base_or_null) {
   Parts w = {};
   Workspace walk(base_or_null);
   const std::int64_t pairs = p.tokens * p.k;
+  const auto values = [&](std::int64_t count) -> void* {
+    if (is_f32(p)) return walk.take<float>(count);
+    return walk.take<bf16>(count);
+  };
   w.plan.counts = walk.take<std::int32_t>(p.experts);
   w.plan.offsets = walk.take<std::int32_t>(p.experts + 1);
   w.plan.pair_of = walk.take<std::int32_t>(pairs);
   w.plan.row_of = walk.take<std::int32_t>(pairs);
-  w.h = walk.take<bf16>(pairs * p.inner);
-  w.y = walk.take<bf16>(pairs * p.hidden);
-  w.shared_h = walk.take<bf16>(p.tokens * p.inner);
-  w.shared_y = walk.take<bf16>(p.tokens * p.hidden);
+  w.h = values(pairs * p.inner);
+  w.y = values(pairs * p.hidden);
+  w.shared_h = values(p.tokens * p.inner);
+  w.shared_y = values(p.tokens * p.hidden);
   w.bytes = walk.bytes();
   return w;
 }
 
-/// f(kernel) for the formats of the experts.
+/// Weights of the routed and of the shared experts, as kernels are told them.
+template <class RoutedWeights, class SharedWeights = RoutedWeights>
+struct Formats {
+  using Routed = RoutedWeights;
+  using Shared = SharedWeights;
+  using Linears = FusedLinears<Routed>;
+};
+
+/// f(Formats<...>{}) for those of the experts.
 template <class F>
-Status with_kernel(const MoeFusedParams& p, F f) {
+Status with_formats(const MoeFusedParams& p, F f) {
   using linear::Bf16Weights, linear::Fp4Weights, linear::Fp8Weights;
+  if (is_f32(p)) {
+    if constexpr (kHasF32) return f(Formats<ExactWeights>{});
+  }
   const WeightFormat routed = p.weights.w1.format, shared = has_shared(p) ? p.shared.w1.format : routed;
-  if (routed == WeightFormat::kFp8) return f(moe_fused_kernel<Fp8Weights, Fp8Weights>);
-  if (routed == WeightFormat::kBf16) return f(moe_fused_kernel<Bf16Weights, Bf16Weights>);
-  if (shared == WeightFormat::kFp8) return f(moe_fused_kernel<Fp4Weights, Fp8Weights>);
-  return f(moe_fused_kernel<Fp4Weights, Fp4Weights>);
+  if (routed == WeightFormat::kFp8) return f(Formats<Fp8Weights>{});
+  if (routed == WeightFormat::kBf16) return f(Formats<Bf16Weights>{});
+  if (shared == WeightFormat::kFp8) return f(Formats<Fp4Weights, Fp8Weights>{});
+  return f(Formats<Fp4Weights>{});
 }
 
 std::int64_t max_tiles(const MoeFusedParams& p) {
@@ -94,11 +110,11 @@ std::int64_t shared_bytes(const MoeFusedParams& p) {
       sums(std::integral_constant<int, 2>{}) + moe::StagedCodes::bytes(rows, chunks_of(p.hidden));
   const std::int64_t down =
       sums(std::integral_constant<int, 1>{}) + moe::StagedCodes::bytes(rows, chunks_of(p.inner));
-  return tile_offsets_bytes(p.experts) + std::max(up, down);
+  return tile_offsets_bytes(p.experts) + (is_f32(p) ? 0 : std::max(up, down));
 }
 
-ExpertsProblem problem_of(const MoeFusedParams& p, const ExpertWeights& weights, bf16* h, bf16* y) {
-  ExpertsProblem problem = {};
+// One of the two sets of experts, but for its plan and what only routed ones have.
+void set(ExpertsProblem& problem, const MoeFusedParams& p, const ExpertWeights& weights, void* h, void* y) {
   problem.up[0] = matrix_of(weights.w1, p.inner, p.hidden);
   problem.up[1] = matrix_of(weights.w3, p.inner, p.hidden);
   problem.down = matrix_of(weights.w2, p.hidden, p.inner);
@@ -109,14 +125,32 @@ ExpertsProblem problem_of(const MoeFusedParams& p, const ExpertWeights& weights,
                .stride = problem.input.x_stride,
                .scales_stride = 0,
                .by_token = true};
-  problem.h_values = h;
-  problem.h = {
-      .x = h, .scales = nullptr, .cols = p.inner, .stride = p.inner, .scales_stride = 0, .by_token = false};
-  problem.y = y;
+  problem.h_values = static_cast<bf16*>(h);
+  problem.h = {.x = problem.h_values,
+               .scales = nullptr,
+               .cols = p.inner,
+               .stride = p.inner,
+               .scales_stride = 0,
+               .by_token = false};
+  problem.y = static_cast<bf16*>(y);
   problem.hidden = p.hidden, problem.inner = p.inner;
   problem.y_stride = p.hidden;
   problem.y_pairs = true;
-  return problem;
+}
+void set(ExpertsExact& problem, const MoeFusedParams& p, const ExpertWeights& weights, void* h, void* y) {
+  problem = {.up = {matrix_of(weights.w1, p.inner, p.hidden), matrix_of(weights.w3, p.inner, p.hidden)},
+             .down = matrix_of(weights.w2, p.hidden, p.inner),
+             .plan = {},
+             .x = static_cast<const float*>(p.input.x),
+             .routing = nullptr,
+             .h = static_cast<float*>(h),
+             .y = static_cast<float*>(y),
+             .limit = 0.0f,
+             .hidden = p.hidden,
+             .inner = p.inner,
+             .x_stride = stride_or(p.input.x_stride, p.hidden),
+             .y_stride = p.hidden,
+             .row_blocks = 0};
 }
 
 void check_sizes(Checks<"moe_fused">& c, const MoeFusedParams& p) {
@@ -129,12 +163,13 @@ void check_sizes(Checks<"moe_fused">& c, const MoeFusedParams& p) {
   c.require<"blocks", "must be 0 .. 65535">(p.blocks >= 0 && p.blocks <= kMaxBlocks, p.blocks, kMaxBlocks);
   c.require<"peers.ranks", "has no instance">(p.peers.ranks == kFusedRanks && p.peers.rank == 0,
                                               p.peers.ranks, kFusedRanks, Code::kUnsupported);
-  c.require<"dtype", "has no instance">(p.dtype == DType::kBf16, static_cast<std::int64_t>(p.dtype), 0,
-                                        Code::kUnsupported);
+  c.require<"dtype", "has no instance in this build">(p.dtype == DType::kBf16 || (kHasF32 && is_f32(p)),
+                                                      static_cast<std::int64_t>(p.dtype), 0,
+                                                      Code::kUnsupported);
   c.require<"limit", "must not be negative">(p.limit >= 0.0f);
   c.require<"shared_limit", "must not be negative">(p.shared_limit >= 0.0f);
-  c.require<"hidden", "must be 1 or more">(p.hidden >= 1, p.hidden);
-  c.require<"inner", "must be 1 or more">(p.inner >= 1, p.inner);
+  c.require<"hidden", "must be 1 .. 2^20">(p.hidden >= 1 && p.hidden <= kMaxChannels, p.hidden, kMaxChannels);
+  c.require<"inner", "must be 1 .. 2^20">(p.inner >= 1 && p.inner <= kMaxChannels, p.inner, kMaxChannels);
   c.require<"hidden", "must be a multiple of 8">(p.hidden % 8 == 0, p.hidden, 8, Code::kUnsupported);
   c.require<"inner", "must be a multiple of 8">(p.inner % 8 == 0, p.inner, 8, Code::kUnsupported);
   c.stride<"out_stride">(p.out_stride, p.hidden);
@@ -142,19 +177,13 @@ void check_sizes(Checks<"moe_fused">& c, const MoeFusedParams& p) {
   // Whatever the number of tokens, so that a batch does not find out later.
   MoeFusedParams full = p;
   full.tokens = kMoeFusedMaxTokens;
-  const std::int64_t bytes =
-      p.hidden <= kMaxChannels && p.inner <= kMaxChannels ? shared_bytes(full) : INT64_MAX;
+  const std::int64_t bytes = shared_bytes(full);
   c.require<"hidden and inner", "must fit the shared memory of a block">(
       bytes <= kExpertsSharedBytes, bytes, kExpertsSharedBytes, Code::kUnsupported);
 }
 
-Status check(const MoeFusedParams& p) {
-  Checks<"moe_fused"> c;
-  check_sizes(c, p);
-  if (!c.ok()) return c.status();
-  const bool shared = has_shared(p);
-  check_weights<"weights">(c, p.weights, p.hidden, p.inner, false);
-  if (shared) check_weights<"shared">(c, p.shared, p.hidden, p.inner, false);
+// That there is a kernel for the pair of formats; f32 has one for all.
+void check_formats(Checks<"moe_fused">& c, const MoeFusedParams& p, bool shared) {
   c.require<"weights.w2.format", "must be that of w1">(
       p.weights.w2.format == p.weights.w1.format, static_cast<std::int64_t>(p.weights.w2.format),
       static_cast<std::int64_t>(p.weights.w1.format), Code::kUnsupported);
@@ -166,15 +195,25 @@ Status check(const MoeFusedParams& p) {
           (p.weights.w1.format == WeightFormat::kFp4 && p.shared.w1.format == WeightFormat::kFp8),
       static_cast<std::int64_t>(p.shared.w1.format), static_cast<std::int64_t>(p.weights.w1.format),
       Code::kUnsupported);
+}
+
+Status check(const MoeFusedParams& p) {
+  Checks<"moe_fused"> c;
+  check_sizes(c, p);
+  if (!c.ok()) return c.status();
+  const bool shared = has_shared(p), f32 = is_f32(p);
+  check_weights<"weights">(c, p.weights, p.hidden, p.inner, f32);
+  if (shared) check_weights<"shared">(c, p.shared, p.hidden, p.inner, f32);
+  if (!f32) check_formats(c, p, shared);
   check_input(c, p.input, p.tokens, p.hidden,
-              quantises(p.weights.w1.format) && (!shared || quantises(p.shared.w1.format)), false);
+              quantises(p.weights.w1.format) && (!shared || quantises(p.shared.w1.format)), f32);
   if (!c.ok() || p.tokens == 0) return c.status();
-  c.pointer<"out">(p.out, p.out_f32 ? sizeof(float) : sizeof(bf16));
+  c.pointer<"out">(p.out, f32 || p.out_f32 ? sizeof(float) : sizeof(bf16));
   c.pointer<"idx">(p.idx, sizeof(std::int32_t));
   c.optional<"routing">(p.routing, sizeof(float));
-  check_input_pointers(c, p.input, false);
-  check_weights_pointers<"weights">(c, p.weights, false);
-  if (shared) check_weights_pointers<"shared">(c, p.shared, false);
+  check_input_pointers(c, p.input, f32);
+  check_weights_pointers<"weights">(c, p.weights, f32);
+  if (shared) check_weights_pointers<"shared">(c, p.shared, f32);
   const auto enough = [](std::size_t bytes) { return static_cast<std::int64_t>(bytes); };
   c.pointer<"state">(p.state, kWorkspaceAlignment);
   c.require<"state_bytes", "must be at least moe_fused_state_bytes">(
@@ -187,13 +226,15 @@ Status check(const MoeFusedParams& p) {
   return c.status();
 }
 
-FusedProblem problem_of(const MoeFusedParams& p, const Parts& w, std::int32_t blocks) {
-  FusedProblem f = {};
-  f.routed = problem_of(p, p.weights, w.h, w.y);
+template <class Linears>
+FusedProblem<typename Linears::Experts> problem_of(const MoeFusedParams& p, const Parts& w,
+                                                   std::int32_t blocks) {
+  FusedProblem<typename Linears::Experts> f = {};
+  set(f.routed, p, p.weights, w.h, w.y);
   f.routed.plan = {w.plan.offsets, w.plan.pair_of, nullptr, nullptr, p.tokens, p.k, kFusedTileRows};
   f.routed.routing = p.routing;
   f.routed.limit = p.limit;
-  f.shared = problem_of(p, p.shared, w.shared_h, w.shared_y);
+  set(f.shared, p, p.shared, w.shared_h, w.shared_y);
   f.shared.plan = {nullptr, nullptr, nullptr, nullptr, p.tokens, 1, kFusedTileRows};
   f.shared.limit = p.shared_limit;
   f.plan = w.plan;
@@ -203,7 +244,7 @@ FusedProblem problem_of(const MoeFusedParams& p, const Parts& w, std::int32_t bl
 
   const std::int64_t most = max_tiles(p);
   const auto deal = [&](std::int64_t rows, std::int64_t& groups) {
-    const std::int64_t all = ceil_div(rows, linear::kMmaRows);
+    const std::int64_t all = ceil_div(rows, Linears::kGroupRows);
     groups = std::clamp<std::int64_t>(most * all / kStreamBlocks, 1, kMaxGroups);
     return static_cast<std::int32_t>(ceil_div(all, groups));
   };
@@ -211,13 +252,14 @@ FusedProblem problem_of(const MoeFusedParams& p, const Parts& w, std::int32_t bl
   f.queue.up = deal(p.inner, f.up_groups);
   f.queue.down = deal(p.hidden, f.down_groups);
   f.queue.wave = static_cast<std::int32_t>(ceil_div(blocks, f.queue.up));  // an item for every block
-  f.combine_parts = static_cast<std::int32_t>(ceil_div(p.hidden, kFusedSpan));
+  using Value = typename Linears::Value;
+  f.combine_parts = static_cast<std::int32_t>(ceil_div(p.hidden, fused_span<Value>()));
   f.queue.combine = static_cast<std::int32_t>(p.tokens * f.combine_parts);
   f.out = p.out;
   f.tokens = p.tokens;
   f.out_stride = stride_or(p.out_stride, p.hidden);
   f.out_f32 = p.out_f32;
-  f.out_vectors = f.out_stride % kFusedVector == 0 && is_aligned(p.out, 16);
+  f.out_vectors = f.out_stride % linear::kVectorOf<Value> == 0 && is_aligned(p.out, 16);
   return f;
 }
 
@@ -235,7 +277,9 @@ DSV4_OP(moe_fused, MoeFusedParams) {
   const Status s = check(p);
   if (!s.ok() || p.tokens == 0) return s;
   const auto shared = static_cast<std::size_t>(shared_bytes(p));
-  return with_kernel(p, [&](auto kernel) -> Status {
+  return with_formats(p, [&](auto formats) -> Status {
+    using F = decltype(formats);
+    const auto kernel = moe_fused_kernel<typename F::Routed, typename F::Shared>;
     int blocks = p.blocks;
     if (blocks == 0) {
       const Status counted = arch::resident_blocks(blocks, kernel, kExpertsThreads, shared);
@@ -246,7 +290,7 @@ DSV4_OP(moe_fused, MoeFusedParams) {
                          .block = {kExpertsThreads, 1, 1},
                          .shared_bytes = shared,
                          .overlap_previous = true},
-                        stream, problem_of(p, parts(p, p.workspace), blocks));
+                        stream, problem_of<typename F::Linears>(p, parts(p, p.workspace), blocks));
   });
 }
 

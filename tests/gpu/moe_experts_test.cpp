@@ -202,13 +202,16 @@ void compare_codes(Tally& tally, const Case& c, std::int32_t tile_rows) {
 }
 
 /// Replays of one graph with other experts in device memory; the state must come back zero each time.
+template <class T>
 void compare_fused(Tally& tally, const Case& c, Kind kind, const WeightFormat* shared, std::int32_t blocks) {
-  const auto x = activations<bf16>(c, kind);
-  const std::string more = std::string(shared ? *shared == c.up ? " shared" : " shared FP8" : "") +
+  const auto x = activations<T>(c, kind);
+  const Agreement agreement = kF32<T> ? kSameBits : agreement_of(c, kind);
+  const std::string more = std::string(kF32<T> ? " f32" : "") +
+                           (shared ? *shared == c.up ? " shared" : " shared FP8" : "") +
                            " blocks=" + std::to_string(blocks);
   tally.replay(name("moe_fused", c, kind, more), 3, [&, shared](const OpTable& f, Operands& m) -> Replay {
     const std::int32_t* idx = m.in(routing(c, 0));
-    ops::MoeFusedParams p = {.out = m.out<bf16>("out", c.tokens * c.hidden, agreement_of(c, kind)),
+    ops::MoeFusedParams p = {.out = m.out<T>("out", c.tokens * c.hidden, agreement),
                              .idx = idx,
                              .routing = m.in(whole<float>(c.tokens * c.k, 2, 8, 0.25f)),
                              .input = {.x = m.in(x)},
@@ -220,6 +223,7 @@ void compare_fused(Tally& tally, const Case& c, Kind kind, const WeightFormat* s
                              .experts = c.experts,
                              .limit = limit_of(kind),
                              .shared_limit = limit_of(kind),
+                             .dtype = kDType<T>,
                              .blocks = blocks};
     if (shared) {
       Case one = c;
@@ -299,10 +303,11 @@ void compare_moe_experts(Tally& tally, bool small) {
     compare_experts<float>(tally, c, Kind::kNormal, 8);
     if (c.up != kBf16)
       for (const std::int32_t tile_rows : {8, 32}) compare_codes(tally, c, tile_rows);
+    compare_fused<float>(tally, c, Kind::kNormal, &kFp8, 0);
     if (c.up != c.down) continue;
-    compare_fused(tally, c, Kind::kSparse, nullptr, 0);
-    compare_fused(tally, c, Kind::kClamped, &c.up, 3);
-    compare_fused(tally, c, Kind::kNormal, c.up == kFp4 ? &kFp8 : nullptr, 0);
+    compare_fused<bf16>(tally, c, Kind::kSparse, nullptr, 0);
+    compare_fused<bf16>(tally, c, Kind::kClamped, &c.up, 3);
+    compare_fused<bf16>(tally, c, Kind::kNormal, c.up == kFp4 ? &kFp8 : nullptr, 0);
   }
   refusals(tally);
 }

@@ -319,7 +319,7 @@ TEST_CASE("moe_fused refuses what it cannot do, and leaves its state alone", "[o
   refuses(invalid, "first_expert", [](P& p) { p.first_expert = -1; });
   refuses(invalid, "blocks", [](P& p) { p.blocks = -1; });
   refuses(unsupported, "peers.ranks", [](P& p) { p.peers.ranks = 2; });
-  refuses(unsupported, "dtype", [](P& p) { p.dtype = ops::DType::kF32; });
+  refuses(unsupported, "dtype", [](P& p) { p.dtype = static_cast<ops::DType>(9); });
   refuses(invalid, "limit", [](P& p) { p.limit = -1.0f; });
   refuses(invalid, "shared_limit", [](P& p) { p.shared_limit = -1.0f; });
   refuses(invalid, "hidden", [](P& p) { p.hidden = 0; });

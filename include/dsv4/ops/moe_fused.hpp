@@ -31,16 +31,16 @@ struct MoeFusedParams {
   ExpertWeights weights = {};         // of `experts` experts, all of one format; of those without rows
                                       // nothing is read
   ExpertWeights shared = {};          // of one expert of the same shape; all data null = none. One format:
-                                      // that of `weights`, or FP8 beside FP4
+                                      // that of `weights`, or FP8 beside FP4 (f32: each matrix any)
   std::int64_t tokens = 0;            // 0 .. kMoeFusedMaxTokens
   std::int64_t hidden = 0;            // of both a multiple of 8, and 8 rows of either must fit a block's
-  std::int64_t inner = 0;             // shared memory: up to 7680 always do
+  std::int64_t inner = 0;             // shared memory: up to 7680 always do (f32: up to 2^20)
   std::int32_t k = 0;                 // 1 .. 16
   std::int32_t first_expert = 0;
   std::int32_t experts = 0;  // 1 .. 1024
   float limit = 0.0f;        // clamp of the routed experts; 0 = none
   float shared_limit = 0.0f;
-  DType dtype = DType::kBf16;   // kF32 is kUnsupported
+  DType dtype = DType::kBf16;
   bool out_f32 = false;         // out is f32, not rounded: the partial sum of a shard of the experts
   std::int64_t out_stride = 0;  // between tokens; 0 = hidden
   std::int32_t blocks = 0;      // of the launch, 1 .. 65535; 0 = as many as the device holds at once. Results
