@@ -1,12 +1,10 @@
 // Op attn_kv_proj on the SIMT machine: bit for bit its primitive, cache bytes included;
 // within the oracle's intervals; nothing else touched.
 #include "tests/ops/attn_prep.hpp"
-
-#include <sys/mman.h>
+#include "tests/support/sparse.hpp"
 
 #include <cmath>
 #include <limits>
-#include <new>
 
 using namespace dsv4;
 using ops::CacheFormat;
@@ -18,25 +16,6 @@ using test::Rows;
 namespace oracle = test::oracle;
 
 namespace {
-
-// Reserved, not backed: only the pages that are touched exist.
-class Sparse {
- public:
-  explicit Sparse(std::size_t bytes)
-      : bytes_(bytes),
-        data_(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
-                   0)) {
-    if (data_ == MAP_FAILED) throw std::bad_alloc();
-  }
-  ~Sparse() { munmap(data_, bytes_); }
-  Sparse(const Sparse&) = delete;
-  Sparse& operator=(const Sparse&) = delete;
-  void* data() const { return data_; }
-
- private:
-  std::size_t bytes_;
-  void* data_;
-};
 
 template <class T>
 struct KeyValues {
@@ -227,14 +206,14 @@ TEST_CASE("attn_kv_proj reaches slots more than 2^31 elements away", "[ops][attn
   const std::int64_t stride = (std::int64_t{1} << 31) + 16;
   const std::vector<std::int32_t> slots = {2, -1, 1};
   {
-    const Sparse memory(static_cast<std::size_t>(3 * stride) * sizeof(bf16));
+    const test::Sparse memory(static_cast<std::size_t>(3 * stride) * sizeof(bf16));
     REQUIRE_OK(ops::attn_kv_proj(
         in.params({.data = memory.data(), .slots = 3, .stride = stride}, slots.data()), nullptr));
     const bf16* data = static_cast<const bf16*>(memory.data());
     REQUIRE(std::memcmp(data + 2 * stride, rows.data(), kHeadDim * sizeof(bf16)) == 0);
     REQUIRE(std::memcmp(data + stride, rows.data() + 2 * kHeadDim, kHeadDim * sizeof(bf16)) == 0);
   }
-  const Sparse memory(static_cast<std::size_t>(3 * stride));
+  const test::Sparse memory(static_cast<std::size_t>(3 * stride));
   const attention::KvPagePool pool{static_cast<std::uint8_t*>(memory.data()), stride, 1, 3};
   REQUIRE_OK(ops::attn_kv_proj(in.params({.data = memory.data(),
                                           .format = CacheFormat::kKv584,

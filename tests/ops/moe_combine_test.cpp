@@ -5,6 +5,7 @@
 #include "tests/ops/row_ops.hpp"
 #include "tests/support/shapes.hpp"
 
+#include <algorithm>
 #include <limits>
 #include <string>
 
@@ -61,6 +62,35 @@ void check(const Case& c, RowLayout out_layout, RowLayout y_layout) {
   REQUIRE_ROWS(y, values);
 }
 
+// A batch that is run as it is and in parts.
+struct Batch {
+  std::int64_t tokens = 11, rows = 40, hidden = 2056;
+  std::int32_t k = 6;
+  std::vector<bf16> y = test::row_of<bf16>(test::normal(rows * hidden, 4)),
+                    shared = test::row_of<bf16>(test::normal(tokens * hidden, 5));
+  std::vector<std::int32_t> row_of = test::integers(tokens * k, 6, -1, rows - 1);
+
+  /// `count` tokens from `first` on.
+  std::vector<bf16> run(std::int64_t first, std::int64_t count) const {
+    Rows<bf16> out(count, hidden);
+    REQUIRE_OK(ops::moe_combine({.out = out.data(),
+                                 .y = y.data(),
+                                 .shared = shared.data() + first * hidden,
+                                 .row_of = row_of.data() + first * k,
+                                 .tokens = count,
+                                 .rows = rows,
+                                 .hidden = hidden,
+                                 .k = k},
+                                nullptr));
+    REQUIRE(out.intact() == "");
+    return out.values();
+  }
+};
+
+bool same_bits(const std::vector<bf16>& a, const std::vector<bf16>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](bf16 x, bf16 y) { return x.bits == y.bits; });
+}
+
 template <class T>
 void check_layouts(const Case& c) {
   const auto layouts = test::layouts<T>(c.hidden);
@@ -80,6 +110,24 @@ TEST_CASE("moe_combine at the sizes of the models, in place, without a shared ex
   check_layouts<bf16>({2, 12, 4096, 6});
   check_layouts<bf16>({1, 6, 7168, 16, true, true});
   check_layouts<bf16>({3, 9, 4096, 6, false});
+}
+
+TEST_CASE("moe_combine: a token's output depends neither on its batch nor on its place",
+          "[ops][moe_combine]") {
+  const Batch b;
+  const std::vector<bf16> all = b.run(0, b.tokens);
+  for (const std::int64_t count : {1, 2, 5})
+    for (const std::int64_t first : {std::int64_t{0}, std::int64_t{3}, b.tokens - count}) {
+      CAPTURE(first, count);
+      REQUIRE(same_bits(b.run(first, count), test::slice(all, b.hidden, first, count)));
+    }
+}
+
+TEST_CASE("moe_combine under every policy of the machine, and again", "[ops][moe_combine]") {
+  const Batch b;
+  const std::vector<bf16> want = b.run(0, b.tokens);
+  test::under_all_policies([&] { REQUIRE(same_bits(b.run(0, b.tokens), want)); });
+  for (int i = 0; i < (test::reduced() ? 3 : 20); ++i) REQUIRE(same_bits(b.run(0, b.tokens), want));
 }
 
 TEST_CASE("moe_combine never touches a row that no slot names", "[ops][moe_combine]") {

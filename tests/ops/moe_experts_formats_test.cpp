@@ -3,67 +3,17 @@
 #include <dsv4/linear/linear.hpp>
 #include <dsv4/ops/act_quant.hpp>
 
-#include "tests/ops/moe_experts_case.hpp"
+#include "tests/ops/moe_down_case.hpp"
 #include "tests/support/shapes.hpp"
 
 using namespace dsv4;
 using ops::WeightFormat;
 using test::at;
+using test::DownCase;
 using test::ExpertCase;
 using test::ExpertShape;
 using test::Factor;
 using test::Rows;
-
-namespace {
-
-// One expert whose W1 and W3 pick one channel of x for each row, exact on any tensor core: what comes in
-// front of W2 is known, and y is W2's product alone.
-struct DownCase {
-  ExpertCase c;
-  std::vector<float> h;  // [tokens, inner], rounded to bf16
-
-  DownCase(WeightFormat down, std::int64_t tokens, std::int64_t hidden, std::int64_t inner, double magnitude)
-      : c({.up = WeightFormat::kBf16,
-           .down = down,
-           .tokens = tokens,
-           .hidden = hidden,
-           .inner = inner,
-           .k = 1,
-           .experts = 1,
-           .limit = 0.0f},
-          std::vector<std::int32_t>(at(tokens), 0), 21) {
-    for (std::int64_t t = 0; t < tokens; ++t) c.routing[at(t)] = static_cast<float>(magnitude);
-    for (std::int64_t r = 0; r < inner; ++r)
-      for (std::int64_t i = 0; i < hidden; ++i) {
-        c.w1.put(0, r, i, i == r % hidden ? 1.0f : 0.0f);
-        c.w3.put(0, r, i, i == (7 * r + 3) % hidden ? 1.0f : 0.0f);
-      }
-    const std::vector<float> x = c.x;
-    const Factor f{x, {}};
-    const auto g = test::rounded_to<bf16>(test::expert_product(f, c.w1, 0, tokens));
-    const auto u = test::rounded_to<bf16>(test::expert_product(f, c.w3, 0, tokens));
-    std::vector<bf16> row(at(inner));
-    for (std::int64_t t = 0; t < tokens; ++t) {
-      moe::swiglu(SerialCoop{}, row.data(), g.data() + t * inner, u.data() + t * inner,
-                  static_cast<int>(inner), 0.0f, static_cast<float>(magnitude));
-      for (const bf16 v : row) h.push_back(test::value(v));
-    }
-  }
-};
-
-// The exact product of a row of W2 with what the op quantises h to, and its terms' magnitudes.
-test::Exact exact_down(const DownCase& d, const Factor& f, std::int64_t t, std::int64_t r) {
-  test::Exact e;
-  const std::int64_t inner = d.c.s.inner;
-  for (std::int64_t i = 0; i < inner; ++i) {
-    double term = double{f.values[at(t * inner + i)]} * d.c.w2.value(0, r, i);
-    if (!f.scales.empty()) term *= f.scales[at(t * test::chunks_of(inner) + i / 128)];
-    e.value += term, e.magnitude += std::abs(term);
-  }
-  return e;
-}
-
-}  // namespace
 
 TEST_CASE("FP4 scales at the ends of their range, side by side in one row", "[ops][moe]") {
   // Every pair of the bytes meets in one chunk; where they lie far apart the larger block's codes are zeros
@@ -92,7 +42,7 @@ TEST_CASE("FP4 scales at the ends of their range, side by side in one row", "[op
   int small = 0, large = 0, nans = 0;
   for (std::int64_t t = 0; t < tokens; ++t)
     for (std::int64_t r = 0; r < hidden; ++r) {
-      const test::Exact want = exact_down(d, f, t, r);
+      const test::Exact want = test::exact_of(d.c.w2, f, t, r);
       const double got = to_float(y[at(t * hidden + r)]);
       CAPTURE(static_cast<int>(rounding), tile_rows, magnitude, t, r, got, want.value, want.magnitude);
       if (std::isnan(want.value)) {
@@ -153,7 +103,7 @@ TEST_CASE("moe_experts keeps its bound however tensor cores round", "[ops][moe]"
       const auto y = test::run_experts(d.c, tile_rows);
       for (std::int64_t t = 0; t < 3; ++t)
         for (std::int64_t r = 0; r < 64; ++r) {
-          const test::Exact want = exact_down(d, f, t, r);
+          const test::Exact want = test::exact_of(d.c.w2, f, t, r);
           const double got = to_float(y[at(t * 64 + r)]);
           CAPTURE(static_cast<int>(format), t, r, got, want.value);
           REQUIRE(test::within(got, want.value,
@@ -183,14 +133,9 @@ TEST_CASE("moe_experts keeps its bound however tensor cores round", "[ops][moe]"
         for (std::int64_t r = 0; r < s.inner; ++r) {
           double sums[2] = {}, error[2] = {};
           for (int m = 0; m < 2; ++m) {
-            const auto& w = m == 0 ? c.w1 : c.w3;
-            double magnitude = 0;
-            for (std::int64_t i = 0; i < s.hidden; ++i) {
-              double term = double{f.values[at(t * s.hidden + i)]} * w.value(0, r, i);
-              if (!f.scales.empty()) term *= f.scales[at(t * test::chunks_of(s.hidden) + i / 128)];
-              sums[m] += term, magnitude += std::abs(term);
-            }
-            error[m] = test::product_bound(s.hidden) * magnitude + std::abs(sums[m]) * 0x1p-8;
+            const test::Exact sum = test::exact_of(m == 0 ? c.w1 : c.w3, f, t, r);
+            sums[m] = sum.value;
+            error[m] = test::product_bound(s.hidden) * sum.magnitude + std::abs(sum.value) * 0x1p-8;
           }
           const double weight = c.routing[at(t)];
           const double g = std::min(sums[0], 1.0), u = std::clamp(sums[1], -1.0, 1.0);

@@ -53,22 +53,31 @@ struct FusedCase {
   }
 };
 
-/// moe_dispatch, moe_experts twice, moe_combine.
-inline std::vector<bf16> run_chain(const FusedCase& c) {
-  const ExpertShape& s = c.shape();
-  const std::int32_t tile_rows = ops::moe_tile_rows(s.tokens, s.k, s.experts);
-  ExpertPlanBuffers plan(c.routed, tile_rows);
-  const std::vector<bf16> y = run_experts(c.routed, tile_rows), zero(1);
-  std::vector<bf16> shared;
-  if (c.shared)
+/// moe_dispatch and moe_experts: rows of the plan, and those of the shared expert, if there is one.
+struct ChainRows {
+  std::vector<bf16> y, shared;
+
+  explicit ChainRows(const FusedCase& c) {
+    const ExpertShape& s = c.shape();
+    const std::int32_t tile_rows = ops::moe_tile_rows(s.tokens, s.k, s.experts);
+    y = run_experts(c.routed, tile_rows);
+    if (!c.shared) return;
     shared = run_experts(*c.shared, tile_rows, [](ops::MoeExpertsParams& p) {
       p.plan = {};
       p.routing = nullptr;
     });
+  }
+};
+
+/// moe_combine of them.
+inline std::vector<bf16> combine(const FusedCase& c, const ChainRows& rows) {
+  const ExpertShape& s = c.shape();
+  ExpertPlanBuffers plan(c.routed, ops::moe_tile_rows(s.tokens, s.k, s.experts));
+  const std::vector<bf16> none(1);
   std::vector<bf16> out(at(s.tokens * s.hidden));
   REQUIRE_OK(ops::moe_combine({.out = out.data(),
-                               .y = y.empty() ? zero.data() : y.data(),
-                               .shared = c.shared ? shared.data() : nullptr,
+                               .y = rows.y.empty() ? none.data() : rows.y.data(),
+                               .shared = rows.shared.empty() ? nullptr : rows.shared.data(),
                                .row_of = plan.row_of.data(),
                                .tokens = s.tokens,
                                .rows = c.routed.plan_rows(),
@@ -77,6 +86,9 @@ inline std::vector<bf16> run_chain(const FusedCase& c) {
                               nullptr));
   return out;
 }
+
+/// The ops that moe_fused stands for, one after another.
+inline std::vector<bf16> run_chain(const FusedCase& c) { return combine(c, ChainRows(c)); }
 
 using FusedChange = std::function<void(ops::MoeFusedParams&)>;
 

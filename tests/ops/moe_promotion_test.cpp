@@ -1,10 +1,11 @@
-// What promotion is for: sums of a published model's length, as moe_experts adds them and as one chain in a
-// tensor core's accumulator.
+// What promotion is for: sums of a published model's length, as the ops add them and as one chain in a tensor
+// core's accumulator.
 #include <dsv4/arch/index.cuh>
 #include <dsv4/arch/mma.cuh>
 #include <dsv4/linear/mma_fp4.cuh>
 #include <dsv4/simt/launch.hpp>
 
+#include "tests/ops/moe_down_case.hpp"
 #include "tests/simt/policies.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/oracle_formats.hpp"
@@ -163,4 +164,105 @@ TEST_CASE("e4m3 products in sums of 13 bits need promotion every 128 channels", 
   CAPTURE(promoted, chained);
   REQUIRE(promoted <= 2e-4);
   REQUIRE(chained > 1e-3);
+}
+
+namespace {
+
+simt::Options hopper() {
+  simt::Options o = simt::options();
+  o.rounding = simt::Rounding::kHopper;
+  return o;
+}
+
+// Root mean square of got - want, in units of that of want.
+template <class T>
+double relative_rms(const std::vector<T>& got, const std::vector<double>& want) {
+  REQUIRE(got.size() == want.size());
+  double squares = 0, norm = 0;
+  for (std::size_t i = 0; i < want.size(); ++i)
+    squares += std::pow(to_float(got[i]) - want[i], 2), norm += want[i] * want[i];
+  return std::sqrt(squares / norm);
+}
+
+}  // namespace
+
+TEST_CASE("linear_fp8 keeps sums of 7168 channels accurate on a tensor core that truncates", "[ops][moe]") {
+  // Terms of one sign, whose truncations add up, as in the first test above.
+  const std::int64_t tokens = 2, n = 32;
+  test::Random random(47);
+  std::vector<std::uint8_t> codes(test::at(n * kCols)), scales(test::at(kCols / 128));
+  for (std::uint8_t& c : codes) c = static_cast<std::uint8_t>(random.integer(0x30, 0x3f));
+  for (std::uint8_t& s : scales) s = static_cast<std::uint8_t>(random.integer(118, 122));
+  const test::TestMatrix w = test::fp8_matrix(n, kCols, codes, scales);
+  const auto x = test::normal_bf16(tokens * kCols, 48);
+  std::vector<bf16> input;
+  for (const float v : x) input.push_back(from_float<bf16>(std::abs(v)));
+  std::vector<float> magnitudes;
+  for (const bf16 v : input) magnitudes.push_back(to_float(v));
+  const test::Factor f = test::quantised(magnitudes, kCols);
+  std::vector<double> want;
+  for (std::int64_t t = 0; t < tokens; ++t)
+    for (std::int64_t r = 0; r < n; ++r) want.push_back(test::exact_product(f, w, t, r).value);
+
+  const test::Rows<bf16> rows(tokens, kCols, input, test::RowLayout{kCols, 16});
+  std::vector<float> y(test::at(tokens * n));
+  const simt::ScopedOptions scope(hopper());
+  REQUIRE_OK(ops::linear_fp8({.y = y.data(),
+                              .input = {.x = rows.data()},
+                              .weight = w.weight(),
+                              .tokens = tokens,
+                              .n = n,
+                              .k = kCols,
+                              .y_type = ops::DType::kF32},
+                             nullptr));
+  const double error = relative_rms(y, want);
+  CAPTURE(error);
+  REQUIRE(error <= 3e-6);
+}
+
+TEST_CASE("moe_experts keeps sums of 7168 channels accurate on a tensor core that truncates", "[ops][moe]") {
+  // Beside fp64 that rounds to bf16 where the op does: what is left is where a sum fell to the other side.
+  const auto format = GENERATE(ops::WeightFormat::kFp4, ops::WeightFormat::kFp8);
+  const auto round = [](double v) { return test::oracle::bf16_round(v); };
+  const auto check = [](const test::ExpertCase& c, const std::vector<double>& want) {
+    const simt::ScopedOptions scope(hopper());
+    for (const std::int32_t tile_rows : {8, 32}) {
+      const double error = relative_rms(test::run_experts(c, tile_rows), want);
+      CAPTURE(tile_rows, error);
+      REQUIRE(error <= 2e-4);
+    }
+  };
+  const std::int64_t tokens = 2;
+  SECTION("of W2") {
+    const std::int64_t hidden = 64;
+    const test::DownCase d(format, tokens, hidden, kCols, 1.0);
+    const test::Factor f = test::quantised(d.h, kCols);
+    std::vector<double> want;
+    for (std::int64_t t = 0; t < tokens; ++t)
+      for (std::int64_t r = 0; r < hidden; ++r) want.push_back(round(test::exact_of(d.c.w2, f, t, r).value));
+    check(d.c, want);
+  }
+  SECTION("of W1 and W3") {  // W2 = identity: y = h, and zeros behind it
+    const std::int64_t inner = 16;
+    test::ExpertCase c({.up = format,
+                        .down = ops::WeightFormat::kBf16,
+                        .tokens = tokens,
+                        .hidden = kCols,
+                        .inner = inner,
+                        .k = 1,
+                        .experts = 1,
+                        .limit = 0.0f},
+                       {0, 0}, 49);
+    for (std::int64_t r = 0; r < kCols; ++r)
+      for (std::int64_t i = 0; i < inner; ++i) c.w2.put(0, r, i, r == i ? 1.0f : 0.0f);
+    const test::Factor f = test::quantised(c.x, kCols);
+    std::vector<double> want(test::at(tokens * kCols));
+    for (std::int64_t t = 0; t < tokens; ++t)
+      for (std::int64_t r = 0; r < inner; ++r) {
+        const double g = round(test::exact_of(c.w1, f, t, r).value);
+        const double u = round(test::exact_of(c.w3, f, t, r).value);
+        want[test::at(t * kCols + r)] = round(g / (1 + std::exp(-g)) * u * c.routing[test::at(t)]);
+      }
+    check(c, want);
+  }
 }
