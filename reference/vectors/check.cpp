@@ -53,20 +53,24 @@ std::vector<Likely> likely_mistakes(const Op& op, const std::vector<Unit>& units
   std::vector<Likely> found;
   for (const Mistake mistake : op.mistakes) {
     Likely likely{mistake};
-    const StoredCase* of = nullptr;
-    std::vector<Expected> mistaken;
-    for (const Unit& unit : units) {
-      if (unit.vectors != of) {
-        of = unit.vectors, mistaken.clear();
-        for (const Output& output : op.oracle(of->given.problem, mistake))
-          mistaken.push_back(expected_of(output));
+    for (const bool ok : {false, true}) {  // what explains nothing need not be asked for contradictions
+      const StoredCase* of = nullptr;
+      std::vector<Expected> mistaken;
+      for (const Unit& unit : units) {
+        if (unit.ok != ok) continue;
+        if (unit.vectors != of) {
+          of = unit.vectors, mistaken.clear();
+          for (const Output& output : op.oracle(of->given.problem, mistake))
+            mistaken.push_back(expected_of(output));
+        }
+        const auto same = [&](const Expected& e) { return e.name == unit.expected->name; };
+        const auto e = std::find_if(mistaken.begin(), mistaken.end(), same);
+        if (e == mistaken.end() || e->array.shape != unit.expected->array.shape) continue;
+        const bool gives = compare(*e, mistaken, *unit.got, scale).ok();
+        if (gives && !ok) ++likely.explains;
+        if (!gives && ok) ++likely.contradicts;
       }
-      const auto same = [&](const Expected& e) { return e.name == unit.expected->name; };
-      const auto e = std::find_if(mistaken.begin(), mistaken.end(), same);
-      if (e == mistaken.end() || e->array.shape != unit.expected->array.shape) continue;
-      const bool gives = compare(*e, mistaken, *unit.got, scale).ok();
-      if (gives && !unit.ok) ++likely.explains;
-      if (!gives && unit.ok) ++likely.contradicts;
+      if (likely.explains == 0) break;
     }
     if (likely.explains > 0) found.push_back(likely);
   }

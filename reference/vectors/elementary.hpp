@@ -2,7 +2,9 @@
 // differ between machines, and the vectors must not.
 #pragma once
 
+#include <array>
 #include <cmath>
+#include <cstddef>
 #include <limits>
 
 namespace dsv4::reference::vectors {
@@ -10,6 +12,11 @@ namespace dsv4::reference::vectors {
 namespace detail {
 inline constexpr double kLn2High = 6.93147180369123816490e-01;  // 32 bits: k * kLn2High is exact
 inline constexpr double kLn2Low = 1.90821492927058770002e-10;
+inline constexpr auto kInverse = [] {
+  std::array<double, 19> inverse{};
+  for (std::size_t n = 1; n < inverse.size(); ++n) inverse[n] = 1 / static_cast<double>(n);
+  return inverse;
+}();
 }  // namespace detail
 
 /// e^x to a few units of 2^-53.
@@ -20,7 +27,7 @@ inline double exp_of(double x) {
   const double k = std::rint(x * 1.4426950408889634);
   const double r = (x - k * detail::kLn2High) - k * detail::kLn2Low;
   double sum = 1;  // |r| <= 0.35: the 18th term is below 2^-70
-  for (int n = 18; n >= 1; --n) sum = 1 + r / n * sum;
+  for (std::size_t n = 18; n >= 1; --n) sum = 1 + r * detail::kInverse[n] * sum;
   return std::ldexp(sum, static_cast<int>(k));
 }
 

@@ -100,7 +100,7 @@ namespace {
 
 class Reader {
  public:
-  explicit Reader(const std::filesystem::path& path) : file_(SafetensorsFile::open(path)) {}
+  explicit Reader(SafetensorsFile file) : file_(std::move(file)) {}
 
   VectorFile read() const {
     if (metadata("format") != kFormat)
@@ -173,6 +173,10 @@ class Reader {
 
 }  // namespace
 
-VectorFile read_vectors(const std::filesystem::path& path) { return Reader(path).read(); }
+VectorFile parse_vectors(const SafetensorsFile& file) { return Reader(file).read(); }
+
+VectorFile read_vectors(const std::filesystem::path& path) {
+  return parse_vectors(SafetensorsFile::open(path));
+}
 
 }  // namespace dsv4::reference::vectors

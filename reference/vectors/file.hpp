@@ -48,7 +48,8 @@ struct VectorFile {
 std::vector<std::byte> vectors_bytes(const Op& op, const Sizes& sizes, const std::string& config,
                                      std::uint64_t seed);
 
-/// Throws InputError for a file that is no complete file of vectors.
+/// Throw InputError for a file that is no complete file of vectors.
+VectorFile parse_vectors(const SafetensorsFile& file);
 VectorFile read_vectors(const std::filesystem::path& path);
 
 }  // namespace dsv4::reference::vectors

@@ -85,6 +85,7 @@ inline Num sqrt(Num x) {
 }
 /// Hardware computes exp(x) as 2^(x log2 e): two ulps, and one of the exponent.
 inline Num exp(Num x) {
+  if (x.exact()) return f32(Num(exp_of(x.v)), 2 + std::min(x.magnitude(), 128.0));
   return f32({exp_of(x.v), exp_of(x.lo), exp_of(x.hi)}, 2 + std::min(x.magnitude(), 128.0));
 }
 inline Num log(Num x) {

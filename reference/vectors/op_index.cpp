@@ -32,7 +32,7 @@ std::vector<Output> scores_oracle(const Problem& p, Mistake mistake) {
       for (std::int64_t h = 0; h < heads; ++h) {
         Sum dot;
         for (std::int64_t i = 0; i < 128; ++i)
-          dot.add(product(index_value(q, t * heads + h, i, mistake, true),
+          dot.add(product(index_value(q, t * heads + h, i, Mistake::kNone, true),
                           index_value(keys, e, i, mistake, mistake != Mistake::kIndexScalesMissing)));
         Num product_of_head = dot.value();
         if (mistake != Mistake::kReluAfterSum && mistake != Mistake::kReluMissing)

@@ -11,7 +11,7 @@ namespace dsv4::reference::vectors {
 
 Sizes tiny_sizes() {
   Sizes s = kFlash;
-  s.vocab = 64, s.hidden = 128, s.heads = 2, s.q_lora_rank = 64, s.o_groups = 2, s.o_lora_rank = 32;
+  s.vocab = 64, s.hidden = 128, s.heads = 4, s.q_lora_rank = 64, s.o_groups = 2, s.o_lora_rank = 8;
   s.index_heads = 4, s.index_top_k = 4;
   s.experts = 8, s.active_experts = 3, s.expert_inner = 128;
   return s;

@@ -1,0 +1,62 @@
+// dsv4_check names mistakes: those that the oracles make, and those injected into the primitives.
+#include "tests/support/catch.hpp"
+#include "tests/vectors/engine.hpp"
+
+#include <algorithm>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace {
+
+using namespace dsv4::reference;
+using namespace dsv4::reference::vectors;
+
+// The vectors of an op as read back from a file.
+VectorFile vectors_of(const Op& op, std::uint64_t seed = 1) {
+  return parse_vectors(
+      dsv4::test::engine::in_memory(vectors_bytes(op, tiny_sizes(), "tiny", seed), "vectors"));
+}
+
+// What the oracle gives where it makes a mistake.
+Outputs mistaken(const Op& op, const Problem& problem, Mistake mistake) {
+  Outputs out;
+  for (const Output& o : op.oracle(problem, mistake)) out[o.name] = expected_of(o).array;
+  return out;
+}
+
+bool names(const OpResult& result, Mistake mistake) {
+  return std::any_of(result.likely.begin(), result.likely.end(),
+                     [&](const Likely& l) { return l.mistake == mistake; });
+}
+
+std::string named(const OpResult& result) {
+  std::string text;
+  for (const Likely& l : result.likely) text += std::string(info(l.mistake).name) + " ";
+  return text;
+}
+
+}  // namespace
+
+TEST_CASE("vectors: every mistake of every op is caught, and named", "[vectors][mistakes]") {
+  std::set<Mistake> seen;
+  for (const Op& op : ops()) {
+    const VectorFile vectors = vectors_of(op);
+    for (const Mistake mistake : op.mistakes) {
+      CAPTURE(std::string(op.name), std::string(info(mistake).name));
+      SafetensorsWriter writer;
+      for (const StoredCase& c : vectors.cases)
+        dsv4::test::engine::add(writer, c.given.name, mistaken(op, c.given.problem, mistake));
+      const OpResult result = check_op(vectors, dsv4::test::engine::in_memory(writer.bytes(), "outputs"), {});
+      CAPTURE(named(result));
+      CHECK(result.wrong() > 0);
+      CHECK(names(result, mistake));
+      CHECK(result.likely.size() == 1);
+      seen.insert(mistake);
+    }
+  }
+  for (int m = 1; m < static_cast<int>(Mistake::kCount); ++m) {
+    CAPTURE(std::string(info(static_cast<Mistake>(m)).name));
+    CHECK(seen.contains(static_cast<Mistake>(m)));
+  }
+}
