@@ -48,37 +48,55 @@ struct Unit {  // one output of one case
   bool ok;
 };
 
-// What each mistake of the op would have given, against what the engine gave: those that explain most.
-std::vector<Likely> likely_mistakes(const Op& op, const std::vector<Unit>& units, double scale) {
-  std::vector<Likely> found;
-  for (const Mistake mistake : op.mistakes) {
-    Likely likely{mistake};
-    for (const bool ok : {false, true}) {  // what explains nothing need not be asked for contradictions
-      const StoredCase* of = nullptr;
-      std::vector<Expected> mistaken;
-      for (const Unit& unit : units) {
-        if (unit.ok != ok) continue;
-        if (unit.vectors != of) {
-          of = unit.vectors, mistaken.clear();
-          for (const Output& output : op.oracle(of->given.problem, mistake))
-            mistaken.push_back(expected_of(output));
-        }
-        const auto same = [&](const Expected& e) { return e.name == unit.expected->name; };
-        const auto e = std::find_if(mistaken.begin(), mistaken.end(), same);
-        if (e == mistaken.end() || e->array.shape != unit.expected->array.shape) continue;
-        const bool gives = compare(*e, mistaken, *unit.got, scale).ok();
-        if (gives && !ok) ++likely.explains;
-        if (!gives && ok) ++likely.contradicts;
-      }
-      if (likely.explains == 0) break;
+std::int64_t merit(const Likely& l) { return l.explains - l.contradicts; }
+
+// What a mistake explains and contradicts, the wrong outputs standing first among `units`. Nothing once its
+// merit cannot reach `wanted` any more.
+Likely tally(const Op& op, Mistake mistake, const std::vector<Unit>& units, double scale,
+             std::int64_t wanted) {
+  Likely likely{mistake};
+  std::int64_t left = std::count_if(units.begin(), units.end(), [](const Unit& u) { return !u.ok; });
+  const StoredCase* of = nullptr;
+  std::vector<Expected> mistaken;
+  for (const Unit& unit : units) {
+    if (merit(likely) + left < wanted) return {mistake};
+    if (unit.vectors != of) {
+      of = unit.vectors, mistaken.clear();
+      for (const Output& output : op.oracle(of->given.problem, mistake))
+        mistaken.push_back(expected_of(output));
     }
-    if (likely.explains > 0) found.push_back(likely);
+    left -= unit.ok ? 0 : 1;
+    const auto same = [&](const Expected& e) { return e.name == unit.expected->name; };
+    const auto e = std::find_if(mistaken.begin(), mistaken.end(), same);
+    if (e == mistaken.end() || e->array.shape != unit.expected->array.shape) continue;
+    const bool gives = compare(*e, mistaken, *unit.got, scale).ok();
+    if (gives && !unit.ok) ++likely.explains;
+    if (!gives && unit.ok) ++likely.contradicts;
   }
-  const auto merit = [](const Likely& l) { return l.explains - l.contradicts; };
-  std::int64_t best = 0;
-  for (const Likely& l : found) best = std::max(best, merit(l));
-  std::erase_if(found, [&](const Likely& l) { return best > 0 ? merit(l) < best : true; });
-  return found;
+  return likely;
+}
+
+// What each mistake of the op would have given, against what the engine gave: those that explain most.
+std::vector<Likely> likely_mistakes(const Op& op, std::vector<Unit> units, double scale) {
+  std::stable_partition(units.begin(), units.end(), [](const Unit& u) { return !u.ok; });
+  // Those that explain the first wrong case are tried first: they set the mark that the others fall short of.
+  std::vector<Unit> first;
+  for (const Unit& u : units)
+    if (!u.ok && u.vectors == units[0].vectors) first.push_back(u);
+  std::vector<Likely> order;
+  for (const Mistake mistake : op.mistakes) order.push_back(tally(op, mistake, first, scale, 0));
+  std::stable_sort(order.begin(), order.end(),
+                   [](const Likely& a, const Likely& b) { return a.explains > b.explains; });
+  std::vector<Likely> best;
+  std::int64_t mark = 1;
+  for (const Likely& candidate : order) {
+    const Likely likely = tally(op, candidate.mistake, units, scale, mark);
+    if (merit(likely) < mark) continue;
+    if (merit(likely) > mark) best.clear();
+    mark = merit(likely);
+    best.push_back(likely);
+  }
+  return best;
 }
 
 }  // namespace

@@ -128,7 +128,7 @@ Comparison compare(const Expected& e, const std::vector<Expected>& outputs, cons
     ++c.wrong;
     const bool first_nonfinite = !finite && c.nonfinite == 0;
     if (!finite) ++c.nonfinite;
-    const double beyond = finite ? std::abs(g - w) / std::max(b, std::abs(w) * 0x1p-24 + 0x1p-126) : 0;
+    const double beyond = finite ? std::abs(g - w) - b : 0;
     if (!first_nonfinite && (c.nonfinite > 0 || beyond <= largest)) continue;
     largest = beyond;
     c.worst = static_cast<std::int64_t>(want_place[i]);

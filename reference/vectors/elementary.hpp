@@ -3,8 +3,10 @@
 #pragma once
 
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <limits>
 
 namespace dsv4::reference::vectors {
@@ -19,16 +21,21 @@ inline constexpr auto kInverse = [] {
 }();
 }  // namespace detail
 
-/// e^x to a few units of 2^-53.
+/// 2^k, -1022 <= k <= 1023.
+inline double power_of_two(int k) {
+  return std::bit_cast<double>(static_cast<std::uint64_t>(k + 1023) << 52);
+}
+
+/// e^x to a few units of 2^-53; 0 below e^-700.
 inline double exp_of(double x) {
   if (std::isnan(x)) return x;
-  if (x > 709.0) return std::numeric_limits<double>::infinity();
-  if (x < -745.0) return 0;
+  if (x > 700.0) return std::numeric_limits<double>::infinity();
+  if (x < -700.0) return 0;
   const double k = std::rint(x * 1.4426950408889634);
   const double r = (x - k * detail::kLn2High) - k * detail::kLn2Low;
   double sum = 1;  // |r| <= 0.35: the 18th term is below 2^-70
   for (std::size_t n = 18; n >= 1; --n) sum = 1 + r * detail::kInverse[n] * sum;
-  return std::ldexp(sum, static_cast<int>(k));
+  return sum * power_of_two(static_cast<int>(k));
 }
 
 /// Natural logarithm of a positive finite x.

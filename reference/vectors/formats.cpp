@@ -1,7 +1,10 @@
 // Number formats of the vectors: see formats.hpp.
 #include "reference/vectors/formats.hpp"
 
+#include "reference/vectors/elementary.hpp"
+
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -24,26 +27,27 @@ double whole(double x, Rounding rounding) {
   return std::rint(x);
 }
 
+// floor(log2(x)) of a normal x > 0; less than that of any format for a subnormal one or 0.
+int exponent_of(double x) { return static_cast<int>(std::bit_cast<std::uint64_t>(x) >> 52) - 1023; }
+
 // x >= 0 rounded to a multiple of 2^(e - bits), 2^e <= x < 2^(e+1); e is not taken below `least`.
 double rounded(double x, int least, int bits, Rounding rounding) {
-  const int exponent = x == 0 ? least : std::max(std::ilogb(x), least);
-  return std::ldexp(whole(std::ldexp(x, bits - exponent), rounding), exponent - bits);
+  const int exponent = std::max(exponent_of(x), least);
+  return whole(x * power_of_two(bits - exponent), rounding) * power_of_two(exponent - bits);
 }
 
 // Code of x >= 0, which the format holds: exponent field above `bits` mantissa bits.
 unsigned code_of(double x, int least, int bits) {
-  const double smallest = std::ldexp(1.0, least);
-  if (x < smallest) return static_cast<unsigned>(std::ldexp(x, bits - least));
-  const int exponent = std::ilogb(x);
-  const auto mantissa = static_cast<unsigned>(std::ldexp(x, bits - exponent)) - (1u << bits);
+  const int exponent = exponent_of(x);
+  if (exponent < least) return static_cast<unsigned>(x * power_of_two(bits - least));
+  const auto mantissa = static_cast<unsigned>(x * power_of_two(bits - exponent)) - (1u << bits);
   return (static_cast<unsigned>(exponent - least + 1) << bits) + mantissa;
 }
 
 double value_of(unsigned code, int least, int bits) {
   const unsigned exponent = code >> bits, mantissa = code & ((1u << bits) - 1);
-  if (exponent == 0) return std::ldexp(static_cast<double>(mantissa), least - bits);
-  return std::ldexp(static_cast<double>((1u << bits) + mantissa),
-                    least - bits + static_cast<int>(exponent) - 1);
+  if (exponent == 0) return mantissa * power_of_two(least - bits);
+  return ((1u << bits) + mantissa) * power_of_two(least - bits + static_cast<int>(exponent) - 1);
 }
 
 }  // namespace
@@ -92,6 +96,6 @@ unsigned e2m1_code(double x, Rounding rounding) {
   return code_of(r, 0, 1) | (std::signbit(x) ? 8u : 0u);
 }
 
-double e8m0_value(std::uint8_t byte) { return byte == 255 ? kNan : std::ldexp(1.0, int{byte} - 127); }
+double e8m0_value(std::uint8_t byte) { return byte == 255 ? kNan : power_of_two(int{byte} - 127); }
 
 }  // namespace dsv4::reference::vectors

@@ -59,8 +59,9 @@ Nums entry_row(const Problem& p, const Compressor& c, const Tokens& tokens, std:
   const bool overlaps = ratio == 4;
   const auto last = static_cast<std::size_t>((block + 1) * ratio - 1);
   Nums row;
+  std::vector<Term> terms;
   for (std::int64_t channel = 0; channel < c.dim; ++channel) {
-    std::vector<Term> terms;
+    terms.clear();
     for (std::int64_t i = overlaps ? -ratio : 0; i < ratio; ++i) {
       const bool own = i >= 0;
       const bool second = overlaps && own != (mistake == Mistake::kHalvesSwapped);
