@@ -294,6 +294,10 @@ void run(const Launch& launch) {
   Machine& m = machine();
   std::lock_guard lock(m.mutex);
   const Options o = options();
+  if (!o.execute) {
+    ++m.counters.launches;
+    return;
+  }
   const std::uint64_t total = volume(launch.shape.grid);
   std::uint64_t side_by_side = volume(launch.shape.cluster);
   if (launch.shape.cooperative)

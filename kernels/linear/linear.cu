@@ -105,12 +105,14 @@ Status prepare(const char* name, const LinearMultiParams& p, const PreparedInput
                       stream, in, prepared.quantised);
 }
 
-template <int kTiles, bool kStaged>
+template <int kTiles, Preparation kPreparation>
 Status launch_stream(const char* name, const LinearProblem& problem, Stream stream) {
   using Shared = typename linear::MmaStream<linear::Fp8Weights, kTiles>::Shared;
   const std::int64_t rows =
-      kStaged ? linear::StagedRows<linear::Fp8Weights>::bytes(problem.tokens, linear_chunks(problem.k)) : 0;
-  return arch::launch(name, linear_stream_kernel<kTiles, kStaged>,
+      kPreparation == Preparation::kStaged
+          ? linear::StagedRows<linear::Fp8Weights>::bytes(problem.tokens, linear_chunks(problem.k))
+          : 0;
+  return arch::launch(name, linear_stream_kernel<kTiles, kPreparation>,
                       {.grid = {static_cast<unsigned>(problem.row_blocks), 1, 1},
                        .block = {kLinearThreads, 1, 1},
                        .shared_bytes = sizeof(Shared) + static_cast<std::size_t>(rows),
@@ -118,16 +120,29 @@ Status launch_stream(const char* name, const LinearProblem& problem, Stream stre
                       stream, problem);
 }
 
-template <int kTokens>
+template <int kTokens, Preparation kPreparation>
 Status launch_tile(const char* name, const LinearProblem& problem, Stream stream) {
   using Shared = typename linear::MmaTile<linear::Fp8Weights, kTokens>::Shared;
   return arch::launch(
-      name, linear_tile_kernel<kTokens>,
+      name, linear_tile_kernel<kTokens, kPreparation>,
       {.grid = {static_cast<unsigned>(problem.row_blocks * ceil_div(problem.tokens, kTokens)), 1, 1},
        .block = {kLinearThreads, 1, 1},
        .shared_bytes = sizeof(Shared),
        .overlap_previous = true},
       stream, problem);
+}
+
+template <Preparation kPreparation>
+Status launch_streams(const char* name, const LinearProblem& problem, Stream stream) {
+  return problem.tokens <= 8    ? launch_stream<1, kPreparation>(name, problem, stream)
+         : problem.tokens <= 16 ? launch_stream<2, kPreparation>(name, problem, stream)
+                                : launch_stream<4, kPreparation>(name, problem, stream);
+}
+
+template <Preparation kPreparation>
+Status launch_tiles(const char* name, const LinearProblem& problem, Stream stream) {
+  return problem.tokens <= 32 ? launch_tile<32, kPreparation>(name, problem, stream)
+                              : launch_tile<64, kPreparation>(name, problem, stream);
 }
 
 /// Parameters that have been checked.
@@ -149,16 +164,21 @@ Status launch_linear(const char* name, const LinearMultiParams& p, Stream stream
           stream, problem);
     }
   }
-  if (p.tokens <= linear::kMmaTokens || (p.tokens <= kStreamTokens && groups < kTileGroups)) {
+  // By its warps a stream takes a row apart, so it cannot norm one as it arrives.
+  const Preparation how = preparation(p);
+  const bool stream_rows =
+      (p.tokens <= linear::kMmaTokens || (p.tokens <= kStreamTokens && groups < kTileGroups)) &&
+      !(how == Preparation::kArriving && p.input.norm_weight);
+  if (stream_rows) {
     const std::int64_t block_groups = std::max<std::int64_t>(1, ceil_div(groups, kStreamBlocks));
     const LinearProblem problem = problem_of(p, prepared, block_groups * linear::kMmaRows);
-    if (preparation(p) == Preparation::kStaged) return launch_stream<1, true>(name, problem, stream);
-    return p.tokens <= 8    ? launch_stream<1, false>(name, problem, stream)
-           : p.tokens <= 16 ? launch_stream<2, false>(name, problem, stream)
-                            : launch_stream<4, false>(name, problem, stream);
+    if (how == Preparation::kStaged) return launch_stream<1, Preparation::kStaged>(name, problem, stream);
+    return how == Preparation::kArriving ? launch_streams<Preparation::kArriving>(name, problem, stream)
+                                         : launch_streams<Preparation::kNone>(name, problem, stream);
   }
   const LinearProblem problem = problem_of(p, prepared, linear::MmaTile<linear::Fp8Weights, 64>::kRows);
-  return p.tokens <= 32 ? launch_tile<32>(name, problem, stream) : launch_tile<64>(name, problem, stream);
+  return how == Preparation::kArriving ? launch_tiles<Preparation::kArriving>(name, problem, stream)
+                                       : launch_tiles<Preparation::kNone>(name, problem, stream);
 }
 
 template <Text kOp>

@@ -37,9 +37,9 @@ inline constexpr std::int64_t kLinearSharedBytes = 99 * 1024;
 inline constexpr auto kStreamSharedBytes =
     static_cast<std::int64_t>(sizeof(linear::MmaStream<linear::Fp8Weights, 1>::Shared));
 
-/// Where activations of a call are prepared: nowhere (bf16 as they are), by each block in shared memory (one
-/// launch), or in a workspace by launches of their own.
-enum class Preparation { kNone, kStaged, kWorkspace };
+/// Up to here activations are prepared as they arrive. Each block's registers and time pay for it: with more
+/// tokens several blocks read the same weights, and a launch is little beside them.
+inline constexpr std::int64_t kArrivingTokens = 64;
 
 inline Preparation preparation(const ops::LinearMultiParams& p) {
   const bool f32 = p.dtype == ops::DType::kF32;
@@ -50,7 +50,9 @@ inline Preparation preparation(const ops::LinearMultiParams& p) {
   const bool staged =
       !f32 && p.tokens <= Rows::kMaxTokens &&
       kStreamSharedBytes + kOwn + Rows::bytes(p.tokens, linear_chunks(p.k)) <= kLinearSharedBytes;
-  return staged ? Preparation::kStaged : Preparation::kWorkspace;
+  return staged                                ? Preparation::kStaged
+         : !f32 && p.tokens <= kArrivingTokens ? Preparation::kArriving
+                                               : Preparation::kWorkspace;
 }
 
 /// Prepared activations in a workspace; null where there are none.

@@ -5,6 +5,7 @@
 #include <dsv4/arch/pdl.cuh>
 #include <dsv4/core/math.hpp>
 #include <dsv4/core/reduce.hpp>
+#include <dsv4/linear/mma_arriving.cuh>
 #include <dsv4/linear/mma_input.cuh>
 #include <dsv4/linear/mma_stream.cuh>
 #include <dsv4/linear/mma_tile.cuh>
@@ -70,8 +71,16 @@ DSV4_DEVICE void visit_product(const LinearMatrix& m, F f) {
 inline constexpr int kLinearWarps = 8;
 inline constexpr int kLinearThreads = kLinearWarps * arch::kWarpThreads;
 
-// Grid: x = row blocks. kStaged: up to 8 tokens, prepared here, in shared memory.
-template <int kTiles, bool kStaged>
+/// Where activations of a call are normed and quantised.
+enum class Preparation {
+  kNone,       // nowhere: bf16 as they are
+  kStaged,     // by each block, in shared memory
+  kArriving,   // by each block, as it takes them in
+  kWorkspace,  // in a workspace, by launches of their own
+};
+
+// Grid: x = row blocks. kStaged: up to 8 tokens. kArriving: without a norm.
+template <int kTiles, Preparation kPreparation>
 DSV4_KERNEL(kLinearThreads)
 linear_stream_kernel(const DSV4_GRID_CONSTANT LinearProblem p) {
   struct Rho {
@@ -91,12 +100,15 @@ linear_stream_kernel(const DSV4_GRID_CONSTANT LinearProblem p) {
     // Weights are on their way while the previous grid runs out: a hint may precede the wait, a load may not.
     Stream::prefetch(weights, first);
     arch::wait_for_previous_grid();
-    if constexpr (kStaged) {
+    if constexpr (kPreparation == Preparation::kStaged) {
       DSV4_SHARED(Rho, rho);
       const auto chunks = static_cast<int>((p.k + linear::kMmaChunk - 1) / linear::kMmaChunk);
       const linear::StagedRows<Weights> x(memory + sizeof shared, static_cast<int>(p.tokens), chunks);
       x.template fill<kXScaled, kLinearWarps>(p.input, m.x_column, static_cast<int>(p.k), rho.values);
       Stream::template run<kXScaled>(weights, x, p.output(m), first, groups, shared);
+    } else if constexpr (kPreparation == Preparation::kArriving && kXScaled) {
+      const linear::ArrivingRows x = {p.input, m.x_column, p.k, nullptr};
+      Stream::template run<true>(weights, x, p.output(m), first, groups, shared);
     } else {
       Stream::template run<kXScaled>(weights, p.rows(m), p.output(m), first, groups, shared);
     }
@@ -104,9 +116,12 @@ linear_stream_kernel(const DSV4_GRID_CONSTANT LinearProblem p) {
 }
 
 // Grid: x = row blocks x tiles of tokens, the tiles of the same weights side by side: they share them in L2.
-template <int kTokens>
+template <int kTokens, Preparation kPreparation>
 DSV4_KERNEL(kLinearThreads)
 linear_tile_kernel(const DSV4_GRID_CONSTANT LinearProblem p) {
+  struct Rho {
+    float values[kTokens];
+  };
   DSV4_DYN_SMEM(unsigned char, memory);
   const std::int64_t token_tiles = (p.tokens + kTokens - 1) / kTokens;
   const std::int64_t block = arch::block_idx().x / token_tiles, tile = arch::block_idx().x % token_tiles;
@@ -115,9 +130,20 @@ linear_tile_kernel(const DSV4_GRID_CONSTANT LinearProblem p) {
   arch::wait_for_previous_grid();
   visit_product(m, [&]<class Weights, bool kXScaled>() {
     using Tile = linear::MmaTile<Weights, kTokens>;
-    Tile::template run<kXScaled>(p.template weights<typename Weights::Code>(m), p.rows(m), p.output(m),
-                                 (block - m.first_block) * Tile::kRows, tile * kTokens,
-                                 *reinterpret_cast<typename Tile::Shared*>(memory));
+    const auto weights = p.template weights<typename Weights::Code>(m);
+    const std::int64_t first_row = (block - m.first_block) * Tile::kRows, first_token = tile * kTokens;
+    auto& shared = *reinterpret_cast<typename Tile::Shared*>(memory);
+    if constexpr (kPreparation == Preparation::kArriving) {
+      DSV4_SHARED(Rho, rho);
+      const linear::ArrivingRows x = {p.input, m.x_column, p.k, rho.values};
+      if (p.input.weight) {
+        linear::fill_rho<kTokens, kLinearWarps>(rho.values, x, first_token);
+        arch::sync_threads();
+      }
+      Tile::template run<kXScaled>(weights, x, p.output(m), first_row, first_token, shared);
+    } else {
+      Tile::template run<kXScaled>(weights, p.rows(m), p.output(m), first_row, first_token, shared);
+    }
   });
 }
 

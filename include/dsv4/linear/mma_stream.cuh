@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dsv4/arch/barrier.cuh>
+#include <dsv4/arch/index.cuh>
 #include <dsv4/linear/mma_weights.cuh>
 
 #include <cstdint>
@@ -33,6 +34,24 @@ struct GlobalRows {
   }
 };
 
+/// A chunk of rows that are ready: GlobalRows, StagedRows.
+template <class X>
+struct ReadyChunk {
+  const X& x;
+  int chunk;
+
+  DSV4_DEVICE MmaWords words(int tile, int channel) const {
+    return x.words(tile * kMmaTokens + arch::lane_id() / 4, std::int64_t{chunk} * kMmaChunk + channel);
+  }
+  DSV4_DEVICE arch::Vec<float, 2> scale(int tile) const {
+    return x.scale(tile * kMmaTokens + arch::lane_id() % 4 * 2, chunk);
+  }
+};
+template <class Weights, int kTiles, class X>
+DSV4_DEVICE ReadyChunk<X> chunk_of(const X& x, int chunk) {
+  return {x, chunk};
+}
+
 /// Up to kTiles * 8 tokens in a block of 8 warps.
 ///
 /// The (row group, chunk) pairs of the block's rows, chunks ascending in each group, are dealt to the warps
@@ -62,7 +81,8 @@ struct MmaStream {
   }
 
   /// y for 16 `groups` rows from row 16 first_group on.
-  ///   X: words(token, channel) and, with kXScaled, scale(token, chunk), as GlobalRows
+  ///   X: words(token, channel) and, with kXScaled, scale(token, chunk), as GlobalRows; or what chunk_of has
+  ///      an overload for
   /// Called by all threads of a block; synchronises.
   template <bool kXScaled, class X>
   DSV4_DEVICE static void run(const typename Weights::Matrix& w, const X& x, const MmaOutput& y,
@@ -86,12 +106,10 @@ struct MmaStream {
         const bool more = later < pairs;
         const std::int64_t later_row = row_of(more ? later : pair);
         const int later_chunk = later % chunks;
+        const auto now = chunk_of<Weights, kTiles>(x, chunk);
         float part[kTiles][4] = {};
         multiply_chunk(
-            part, weights,
-            [&](int tile, int channel) {
-              return x.words(tile * kMmaTokens + lane / 4, std::int64_t{chunk} * kMmaChunk + channel);
-            },
+            part, weights, [&](int tile, int channel) { return now.words(tile, channel); },
             [&](int group) {
               if (more) weights.load(group, w, later_row, later_chunk);
             });
@@ -100,7 +118,7 @@ struct MmaStream {
         DSV4_UNROLL
         for (int tile = 0; tile < kTiles; ++tile) {
           arch::Vec<float, 2> x_scale = {};
-          if constexpr (kXScaled) x_scale = x.scale(tile * kMmaTokens + lane % 4 * 2, chunk);
+          if constexpr (kXScaled) x_scale = now.scale(tile);
           store_shared(&shared.sums[buffer][pair - first][tile][lane],
                        promoted<kXScaled, Weights::kScaled>(part[tile], x_scale, now_scale));
         }

@@ -41,10 +41,9 @@ struct AttnOutProjParams {
 };
 
 inline namespace DSV4_FLAVOUR {
-/// Two launches, three with rotate_back; one more where z is quantised and too large for a block's shared
-/// memory (ops/linear.hpp). Always needs its workspace: z, and o turned back. Numerics, order and determinism
-/// of linear_multi. bf16: groups * rank a multiple of 8, with FP8 wo_b of 16; with FP8 wo_a of several groups
-/// rank a multiple of 16.
+/// Two launches, three with rotate_back; one more where z of more than 64 tokens is quantised. Always needs
+/// its workspace: z, and o turned back. Numerics, order and determinism of linear_multi. bf16: groups * rank
+/// a multiple of 8, with FP8 wo_b of 16; with FP8 wo_a of several groups rank a multiple of 16.
 [[nodiscard]] DSV4_API Status attn_out_proj(const AttnOutProjParams& p, Stream stream) noexcept;
 [[nodiscard]] DSV4_API std::size_t attn_out_proj_workspace_bytes(const AttnOutProjParams& p) noexcept;
 }  // namespace DSV4_FLAVOUR

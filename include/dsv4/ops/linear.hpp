@@ -113,9 +113,9 @@ inline namespace DSV4_FLAVOUR {
 /// unless that leaves the normal range. Scales and codes that are NaN give NaNs. f32: the canonical order of
 /// summation, bit for bit linear::tile; weights of any format. Deterministic; does not synchronise.
 ///
-/// One launch without a workspace, unless activations have to be normed or quantised and are too many for a
-/// block's shared memory (more than 8 tokens, or tokens * k beyond about 30000): then they are prepared in
-/// the workspace by one launch for each of the two.
+/// One launch without a workspace for up to 64 tokens, norm and quantisation included: blocks do both as
+/// activations reach them. For more (f32: any number), activations that have to be normed or quantised are
+/// prepared in the workspace by one launch for each of the two.
 [[nodiscard]] DSV4_API Status linear_bf16(const LinearBf16Params& p, Stream stream) noexcept;
 [[nodiscard]] DSV4_API Status linear_fp8(const LinearFp8Params& p, Stream stream) noexcept;
 [[nodiscard]] DSV4_API Status linear_multi(const LinearMultiParams& p, Stream stream) noexcept;

@@ -25,6 +25,8 @@ struct Options {
   int resident_blocks = 1;       // blocks that run side by side; a cooperative launch ignores this
   std::size_t stack_bytes = 0;   // of one CUDA thread; 0 = 64 KiB, 256 KiB under ASan
   bool poison = true;            // NaNs in fresh shared memory and in destinations in flight
+  bool execute = true;  // false: launches are checked and counted alone, so that a composition of ops can be
+                        // counted at any size
 
   /// Defaults, overridden by DSV4_SIMT_ASYNC (eager, lazy, random), DSV4_SIMT_SCHEDULE (fifo, lifo, random),
   /// DSV4_SIMT_ROUNDING (chain, ampere, hopper), DSV4_SIMT_SEED, DSV4_SIMT_SPURIOUS, DSV4_SIMT_WORKERS and
