@@ -39,13 +39,15 @@ WeightBytes weight_bytes(const ExpertCase& c, std::int32_t tile_rows, std::vecto
   return b;
 }
 
-// A whole expert of a published model: what a token reads, and that its bits are those of the documented
-// order; then eight tokens, which cost no more.
-void check_model(std::int64_t hidden, std::int64_t inner) {
-  const ExpertCase one({.tokens = 1, .hidden = hidden, .inner = inner, .k = 1, .experts = 2}, {1}, 42);
+// A whole expert of a published model, the one of a token's six that this rank has: what the token reads, and
+// that its bits are those of the documented order; then eight tokens, which cost no more.
+void check_model(std::int64_t hidden, std::int64_t inner, WeightFormat format) {
+  const ExpertCase one(
+      {.up = format, .down = format, .tokens = 1, .hidden = hidden, .inner = inner, .k = 6, .experts = 2},
+      {9, 2, 1, 7, -1, 3}, 42);
   const auto once = [](const ExpertCase& c) {
     std::vector<bf16> y;
-    const WeightBytes b = weight_bytes(c, ops::moe_tile_rows(c.s.tokens, 1, 2), &y);
+    const WeightBytes b = weight_bytes(c, ops::moe_tile_rows(c.s.tokens, c.s.k, c.s.experts), &y);
     REQUIRE(b.read == b.needed);
     REQUIRE(b.most == 1);
     return y;
@@ -55,8 +57,10 @@ void check_model(std::int64_t hidden, std::int64_t inner) {
 
   ExpertCase eight = one;  // the last of them is the one above
   eight.s.tokens = 8;
-  eight.idx.assign(8, 1);
-  eight.routing.assign(8, one.routing[0]);
+  for (int i = 1; i < 8; ++i) {
+    eight.idx.insert(eight.idx.end(), one.idx.begin(), one.idx.end());
+    eight.routing.insert(eight.routing.end(), one.routing.begin(), one.routing.end());
+  }
   eight.x = test::normal_bf16(7 * hidden, 43);
   eight.x.insert(eight.x.end(), one.x.begin(), one.x.end());
   const std::vector<bf16> rows = once(eight);
@@ -85,9 +89,10 @@ TEST_CASE("moe_experts streams the weights of each touched expert once, without 
 }
 
 TEST_CASE("moe_experts at the published models' shapes", "[ops][moe][traffic]") {
-  if (test::reduced()) return check_model(1024, 512);
-  check_model(4096, 2048);  // V4-Flash
-  check_model(7168, 3072);  // V4-Pro
+  if (test::reduced()) return check_model(1024, 512, WeightFormat::kFp4);
+  check_model(4096, 2048, WeightFormat::kFp4);  // V4-Flash
+  check_model(4096, 2048, WeightFormat::kFp8);  // its shared expert's
+  check_model(7168, 3072, WeightFormat::kFp4);  // V4-Pro
 }
 
 TEST_CASE("e2m1x8_to_bf16 is exact for every code in every place and every factor in range", "[ops][moe]") {
