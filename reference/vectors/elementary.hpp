@@ -57,6 +57,10 @@ struct Turn {
 inline Turn turn_of(double angle) {
   constexpr double kHigh = 1.57079632673412561417e+00, kMiddle = 6.07710050630396597660e-11,
                    kLow = 2.02226624879595063154e-21;  // pi/2 in parts of 33 bits
+  if (!(std::abs(angle) <= 0x1p30)) {
+    constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+    return {kNan, kNan};
+  }
   const double n = std::rint(angle * 0.63661977236758134);
   const double r = ((angle - n * kHigh) - n * kMiddle) - n * kLow, r2 = r * r;
   double sine = 1, cosine = 1;

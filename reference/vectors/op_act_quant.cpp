@@ -11,7 +11,7 @@ namespace {
 
 std::vector<Output> oracle(const Problem& p, Mistake mistake) {
   const Array& x = p.array("x");
-  const std::int64_t rows = x.dim(0), n = x.dim(1), block = p.integer("block");
+  const std::int64_t rows = x.dim(0), n = x.dim(1), block = p.positive("block");
   const bool fp4 = p.integer("fp4") != 0;
   Output codes{"codes",
                fp4 ? DType::kU8 : DType::kF8E4m3,

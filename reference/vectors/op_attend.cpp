@@ -16,10 +16,11 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 using Rows = std::vector<const double*>;
 
 struct Pool {
-  std::int64_t rows;
   std::vector<double> values;  // 519 a row, as decoded() gives them
+  std::int64_t rows;
 
-  explicit Pool(const Array& pool) : rows(pool.dim(0)), values(decoded(Form::kKvEntry, pool)) {}
+  explicit Pool(const Array& pool)
+      : values(decoded(Form::kKvEntry, pool)), rows(static_cast<std::int64_t>(values.size()) / 519) {}
   const double* row(std::int64_t i) const { return values.data() + i * 519; }
 };
 

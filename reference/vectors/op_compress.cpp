@@ -29,6 +29,8 @@ Tokens tokens_of(const Problem& p, Mistake mistake) {
   std::int64_t row = 0;
   for (std::int64_t c = 0; c < chunks.dim(0); ++c) {
     const std::int64_t rows = chunks.integer(2 * c), real = chunks.integer(2 * c + 1);
+    if (real < 0 || real > rows || row + rows > p.array("a").dim(0))
+      throw InputError("vectors: attn_compress: the chunks do not fit the rows");
     for (std::int64_t i = 0; i < (mistake == Mistake::kPaddingLeaks ? rows : real); ++i)
       tokens.row.push_back(row + i), tokens.chunk.push_back(c);
     row += rows;
@@ -55,7 +57,7 @@ Num pooled(const std::vector<Term>& terms) {
 // Row of entry `block` (counted from the first token given): pooled, normed, rotated; not quantised.
 Nums entry_row(const Problem& p, const Compressor& c, const Tokens& tokens, std::int64_t block,
                Mistake mistake) {
-  const std::int64_t ratio = p.integer("ratio"), start = p.integer("start"), width = c.a.dim(1);
+  const std::int64_t ratio = p.positive("ratio"), start = p.integer("start"), width = c.a.dim(1);
   const bool overlaps = ratio == 4;
   const auto last = static_cast<std::size_t>((block + 1) * ratio - 1);
   Nums row;
@@ -90,10 +92,9 @@ Nums entry_row(const Problem& p, const Compressor& c, const Tokens& tokens, std:
 
 std::vector<Output> oracle(const Problem& p, Mistake mistake) {
   const Tokens tokens = tokens_of(p, mistake);
-  const std::int64_t ratio = p.integer("ratio"), first = p.integer("first_block"),
+  const std::int64_t ratio = p.positive("ratio"), first = p.integer("first_block"),
                      count = p.integer("entries");
-  if (first < 0 || count < 0 || ratio < 1 ||
-      (first + count) * ratio > static_cast<std::int64_t>(tokens.row.size()))
+  if (first < 0 || count < 0 || (first + count) * ratio > static_cast<std::int64_t>(tokens.row.size()))
     throw InputError("vectors: attn_compress: a case asks for more entries than its tokens complete");
   const Compressor main{p.array("a"), p.array("b"), p.array("ape"), p.array("norm"), 512, 0, 512};
   Output entries{"entries", DType::kU8, {count, 584}, Form::kKvEntry, {}, {}, {}};

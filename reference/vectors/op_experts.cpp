@@ -31,7 +31,7 @@ Nums operand(const Nums& x, Mistake mistake) {
 std::vector<Output> oracle(const Problem& p, Mistake mistake) {
   const Array &x = p.array("x"), &idx = p.array("idx"), &weights = p.array("weights");
   const Stored stored = p.integer("fp4") != 0 ? Stored::kFp4 : Stored::kFp8;
-  const std::int64_t tokens = x.dim(0), hidden = x.dim(1), k = idx.dim(1), experts = p.integer("experts");
+  const std::int64_t tokens = x.dim(0), hidden = x.dim(1), k = idx.dim(1), experts = p.positive("experts");
   const std::int64_t inner = p.array("w1").dim(0) / experts;
   const double limit = p.scalar("limit");
   const bool swapped = mistake == Mistake::kGateUpSwapped;

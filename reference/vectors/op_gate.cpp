@@ -1,4 +1,5 @@
 // Vectors of moe_gate.
+#include "reference/error.hpp"
 #include "reference/vectors/rows.hpp"
 #include "reference/vectors/suite.hpp"
 
@@ -27,7 +28,8 @@ Num score_of(double logit, Mistake mistake) {
 
 std::vector<Output> oracle(const Problem& p, Mistake mistake) {
   const Array& logits = p.array("logits");
-  const std::int64_t tokens = logits.dim(0), experts = logits.dim(1), k = p.integer("k");
+  const std::int64_t tokens = logits.dim(0), experts = logits.dim(1), k = p.positive("k");
+  if (k > experts) throw InputError("vectors: moe_gate: k exceeds the number of experts");
   const bool hashed = p.in.contains("table");
   const Num route_scale(p.scalar("route_scale"));
   Nums ids, weights;
@@ -53,6 +55,7 @@ std::vector<Output> oracle(const Problem& p, Mistake mistake) {
     }
     Nums w;
     for (const std::int64_t e : chosen) {
+      if (e < 0 || e >= experts) throw InputError("vectors: moe_gate: the table names no expert");
       Num x = scores[static_cast<std::size_t>(e)];
       if (mistake == Mistake::kBiasInWeights && !hashed) x = x + Num(p.array("bias").at(e));
       w.push_back(x);

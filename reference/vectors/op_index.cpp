@@ -1,4 +1,5 @@
 // Vectors of attn_index_scores, visibility and attn_select.
+#include "reference/error.hpp"
 #include "reference/vectors/rows.hpp"
 #include "reference/vectors/suite.hpp"
 
@@ -77,6 +78,12 @@ std::vector<Case> scores_cases(const Sizes& s, std::uint64_t seed) {
 // ---- visibility
 // --------------------------------------------------------------------------------------------
 
+std::int64_t ratio_of(const Problem& p) {
+  const std::int64_t ratio = p.integer("ratio");
+  if (ratio != 0 && ratio != 4 && ratio != 128) throw InputError("vectors: ratio is not 0, 4 or 128");
+  return ratio;
+}
+
 std::int64_t visible(std::int64_t t, std::int64_t ratio, Mistake mistake) {
   if (ratio == 0) return 0;
   if (mistake == Mistake::kVisibleEarly) return t / ratio + 1;
@@ -92,7 +99,7 @@ std::vector<Output> visibility_oracle(const Problem& p, Mistake mistake) {
   for (std::int64_t i = 0; i < positions.count(); ++i) {
     const std::int64_t t = positions.integer(i);
     begin.emplace_back(static_cast<double>(std::max<std::int64_t>(0, t - window + 1)));
-    entries.emplace_back(static_cast<double>(visible(t, p.integer("ratio"), mistake)));
+    entries.emplace_back(static_cast<double>(visible(t, ratio_of(p), mistake)));
   }
   return {plain("window_begin", DType::kI64, positions.shape, std::move(begin)),
           plain("entries", DType::kI64, positions.shape, std::move(entries))};
@@ -123,12 +130,13 @@ std::vector<Case> visibility_cases(const Sizes& s, std::uint64_t) {
 
 std::vector<Output> select_oracle(const Problem& p, Mistake mistake) {
   const Array &scores = p.array("scores"), &positions = p.array("positions");
-  const std::int64_t tokens = positions.count(), entries = scores.dim(1), k = p.integer("k");
+  const std::int64_t tokens = positions.count(), entries = scores.dim(1), k = p.positive("k");
   Nums idx;
   for (std::int64_t t = 0; t < tokens; ++t) {
-    const std::int64_t seen = std::min(entries, visible(positions.integer(t), p.integer("ratio"), mistake));
+    const std::int64_t seen = std::min(entries, visible(positions.integer(t), ratio_of(p), mistake));
     const bool mask_last = mistake == Mistake::kSelectBeforeMask;
-    std::vector<std::int64_t> order(static_cast<std::size_t>(mask_last ? entries : seen));
+    std::vector<std::int64_t> order(
+        static_cast<std::size_t>(std::max<std::int64_t>(mask_last ? entries : seen, 0)));
     std::iota(order.begin(), order.end(), 0);
     const auto score = [&](std::int64_t e) {
       const double x = scores.at(t * entries + e);

@@ -101,7 +101,7 @@ void collapse(Nums& x, const Nums& f, const Nums& pre) {
 std::vector<Output> pre_oracle(const Problem& p, Mistake mistake) {
   const Array& streams = p.array("streams");
   const std::int64_t tokens = streams.dim(0), hidden = streams.dim(2);
-  const int steps = static_cast<int>(p.integer("sinkhorn_iterations"));
+  const int steps = static_cast<int>(p.positive("sinkhorn_iterations"));
   Nums x, post, comb;
   for (std::int64_t t = 0; t < tokens; ++t) {
     const Nums f = streams.row(t, 4 * hidden);

@@ -10,7 +10,7 @@ namespace {
 
 std::vector<Output> oracle(const Problem& p, Mistake mistake) {
   const Array& o = p.array("o");
-  const std::int64_t tokens = o.dim(0), heads = o.dim(1), groups = p.integer("groups");
+  const std::int64_t tokens = o.dim(0), heads = o.dim(1), groups = p.positive("groups");
   const std::int64_t lora = p.array("wo_a").dim(0) / groups, cols = p.array("wo_a").dim(1);
   const std::int64_t hidden = p.array("wo_b").dim(0), per_group = cols / 512;
   std::vector<Nums> turned;  // of each token: H * 512 channels

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 namespace dsv4::reference::vectors {
@@ -127,6 +128,26 @@ double Problem::scalar(std::string_view name) const {
   const auto found = scalars.find(name);
   if (found == scalars.end()) throw InputError(fmt::format("vectors: a case has no scalar '{}'", name));
   return found->second;
+}
+
+namespace {
+
+std::int64_t integer_of(double x, std::string_view what) {
+  if (!(std::abs(x) <= 0x1p40) || x != std::trunc(x))
+    throw InputError(fmt::format("vectors: {} is {}, not a whole number within 2^40", what, x));
+  return static_cast<std::int64_t>(x);
+}
+
+}  // namespace
+
+std::int64_t Array::integer(std::int64_t i) const { return integer_of(at(i), "an input's element"); }
+
+std::int64_t Problem::integer(std::string_view name) const { return integer_of(scalar(name), name); }
+
+std::int64_t Problem::positive(std::string_view name) const {
+  const std::int64_t n = integer(name);
+  if (n < 1 || n > 1 << 20) throw InputError(fmt::format("vectors: {} is {}, not in [1, 2^20]", name, n));
+  return n;
 }
 
 Output plain(std::string name, DType dtype, std::vector<std::int64_t> shape, Nums want) {

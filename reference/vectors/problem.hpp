@@ -26,7 +26,8 @@ struct Array {
   std::int64_t dim(std::size_t i) const;  // 1 beyond the last dimension
   /// Throws InputError outside [0, count()).
   double at(std::int64_t i) const;
-  std::int64_t integer(std::int64_t i) const { return static_cast<std::int64_t>(at(i)); }
+  /// Throws InputError beyond 2^40 too.
+  std::int64_t integer(std::int64_t i) const;
   Nums row(std::int64_t r, std::int64_t n) const;  // elements r * n .. r * n + n - 1
 
   /// Encodes values: rounded to the dtype, which they fit already where the case draws them so.
@@ -45,7 +46,9 @@ struct Problem {
   /// Throw InputError for a name that the case lacks.
   const Array& array(std::string_view name) const;
   double scalar(std::string_view name) const;
-  std::int64_t integer(std::string_view name) const { return static_cast<std::int64_t>(scalar(name)); }
+  /// Throw InputError for what is no such number as well: within 2^40; in [1, 2^20].
+  std::int64_t integer(std::string_view name) const;
+  std::int64_t positive(std::string_view name) const;
 };
 
 /// How an output's elements become numbers to compare.

@@ -1,6 +1,8 @@
 // Row steps of the oracles: see rows.hpp.
 #include "reference/vectors/rows.hpp"
 
+#include "reference/error.hpp"
+
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -79,6 +81,7 @@ Rotation rotation(const Problem& p, std::int64_t position, Mistake mistake) {
 
 void rotate(Nums& row, const Rotation& rotation, bool inverse, Mistake mistake) {
   const bool half = mistake == Mistake::kHalfSplit;
+  if (row.size() < 64) throw InputError("vectors: a row of fewer than 64 channels is to be rotated");
   const std::size_t first = mistake == Mistake::kFirstChannels ? 0 : row.size() - 64;
   if (mistake == Mistake::kWrongDirection) inverse = !inverse;
   for (std::size_t i = 0; i < 32; ++i) {

@@ -1,10 +1,12 @@
 // dsv4_check names mistakes: those that the oracles make, and those injected into the primitives.
+#include "reference/error.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/shapes.hpp"
 #include "tests/vectors/engine.hpp"
 
 #include <algorithm>
 #include <cstddef>
+#include <limits>
 #include <set>
 #include <string>
 #include <vector>
@@ -64,4 +66,38 @@ TEST_CASE("vectors: every mistake of every op is caught, and named", "[vectors][
     CAPTURE(std::string(info(static_cast<Mistake>(m)).name));
     CHECK(seen.contains(static_cast<Mistake>(m)));
   }
+}
+
+TEST_CASE("vectors: scalars and inputs that make no sense are refused in one line", "[vectors]") {
+  int refused = 0;
+  const auto tried = [&](const Op& op, const Problem& p) {
+    for (const Mistake mistake :
+         {Mistake::kNone, op.mistakes.empty() ? Mistake::kNone : op.mistakes.back()}) {
+      try {
+        op.oracle(p, mistake);
+      } catch (const InputError& e) {
+        REQUIRE(std::string(e.what()).starts_with("vectors: "));
+        ++refused;
+      }
+    }
+  };
+  for (const Op& op : ops()) {
+    const Problem given = op.cases(tiny_sizes(), 1).at(0).problem;
+    for (const auto& [name, value] : given.scalars)
+      for (const double other : {0.0, -1.0, 0.5, 1e18, std::numeric_limits<double>::quiet_NaN()}) {
+        Problem p = given;
+        p.scalars[name] = other;
+        CAPTURE(std::string(op.name), name, other);
+        tried(op, p);
+      }
+    for (const auto& [name, array] : given.in) {
+      CAPTURE(std::string(op.name), name);
+      Problem p = given;
+      p.in.erase(name);
+      tried(op, p);
+      p.in[name] = Array::make(array.dtype, {1, 1, 1}, [](std::int64_t) { return 1.0; });
+      tried(op, p);
+    }
+  }
+  REQUIRE(refused > 200);
 }
