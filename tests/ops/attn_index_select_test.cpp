@@ -200,6 +200,44 @@ TEST_CASE("attn_index_select without tokens or entries", "[ops][attn_index]") {
   REQUIRE_ROWS(idx, std::vector<std::int32_t>(14, -1));
 }
 
+TEST_CASE("attn_index_select replayed with other lengths, and 20 times by any schedule",
+          "[ops][attn_index]") {
+  const std::int32_t k = 65, n = 3 * 1024 + 70;  // rows are split in three pieces
+  IndexCase c({.tokens = 2, .heads = 3, .max_entries = n, .seed = 40});
+  const auto scores = c.run();
+  ops::AttnIndexSelectParams p = {.output = {.k = k}, .queries = c.params()};
+  std::vector<std::int32_t> visible(2, n);
+  p.queries.visible = {.counts = visible.data()};
+  Rows<std::int32_t> idx(2, k);
+  p.output.idx = idx.data();
+  p.workspace_bytes = ops::attn_index_select_workspace_bytes(p);
+  SelectWorkspace workspace(p.workspace_bytes);
+  p.workspace = workspace.bytes.data();
+  const auto run = [&] {  // same parameters and workspace
+    REQUIRE_OK(ops::attn_index_select(p, nullptr));
+    std::vector<std::int32_t> want;
+    for (std::int64_t t = 0; t < 2; ++t) {
+      const auto row = best_by_sorting(scores->row(t), visible[static_cast<std::size_t>(t)], k);
+      want.insert(want.end(), row.begin(), row.end());
+    }
+    CAPTURE(visible);
+    REQUIRE_ROWS(idx, want);
+  };
+  for (const std::int32_t length : {0, n, 1, 64, 65, 1023, 1024, 1025, 2048, 2049, 3072, 3073}) {
+    visible = {length, n - length};
+    run();
+  }
+  visible = {n, 1500};
+  for (std::uint64_t seed = 0; seed < (reduced() ? 3u : 20u); ++seed) {
+    simt::Options o = simt::options();
+    o.seed = seed;
+    o.async = simt::Async::kRandom;
+    o.schedule = seed % 2 == 0 ? simt::Schedule::kRandom : simt::Schedule::kLifo;
+    const simt::ScopedOptions scope(o);
+    run();
+  }
+}
+
 TEST_CASE("attn_index_select: two launches, a bounded workspace, keys read once",
           "[ops][attn_index][traffic]") {
   const std::int64_t n = reduced() ? 4096 : 16384;  // 64K positions

@@ -217,10 +217,32 @@ TEST_CASE("a token's way out of attention does not depend on the batch", "[ops][
 
 TEST_CASE("attn_out_proj at the widths of the models", "[ops][attn_out_proj]") {
   if (test::reduced()) return;
-  // 64 heads in 8 groups of 4096 channels, a slice of the rank.
-  const auto c = make<bf16>(1, 48, 64, 8, 128, true, WeightFormat::kFp8, WeightFormat::kFp8);
+  // 64 heads in 8 groups or 128 in 16, of 4096 channels each; a slice of the rank. As many tokens as are
+  // quantised in shared memory, as a stream takes them in, and as a tile does.
+  const int groups = GENERATE(8, 16);
+  const std::int64_t tokens = GENERATE(1, 9, 33);
+  if (tokens > 9 && groups > 8) return;
+  const auto c = make<bf16>(tokens, 48, 8 * groups, groups, 32, true, WeightFormat::kFp8, WeightFormat::kFp8);
+  CAPTURE(groups, tokens);
   REQUIRE_SAME(run(c), test::rounded_to<bf16>(
                            test::ordered(test::quantised(ordered_z(c), c.rank_all()), c.wo_b, c.tokens)));
+}
+
+TEST_CASE("attn_out_proj has the same bits in 20 runs and by any schedule", "[ops][attn_out_proj]") {
+  const std::int64_t tokens = GENERATE(3, 12, 40);
+  const auto c = make<bf16>(tokens, 40, 4, 2, 64, true, WeightFormat::kFp8, WeightFormat::kFp8);
+  const auto want = run(c);
+  for (std::uint64_t seed = 0; seed < (test::reduced() ? 3u : 20u); ++seed) {
+    simt::Options o = simt::options();
+    o.seed = seed;
+    o.async = seed % 4 == 0 ? simt::Async::kEager : simt::Async::kRandom;
+    o.schedule = seed % 3 == 0   ? simt::Schedule::kFifo
+                 : seed % 3 == 1 ? simt::Schedule::kLifo
+                                 : simt::Schedule::kRandom;
+    const simt::ScopedOptions scope(o);
+    CAPTURE(tokens, seed);
+    REQUIRE_SAME(run(c), want);
+  }
 }
 
 TEST_CASE("attn_out_proj refuses what it cannot do", "[ops][attn_out_proj]") {
