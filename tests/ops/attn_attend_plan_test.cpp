@@ -3,6 +3,7 @@
 #include <dsv4/simt/watch.hpp>
 
 #include "tests/ops/attn_attend.hpp"
+#include "tests/support/sparse.hpp"
 
 using namespace dsv4;
 using ops::CacheFormat;
@@ -162,4 +163,29 @@ TEST_CASE("attn_attend of ranges does not depend on the batch at the models' hea
   ranges.position.back() = 128 * 150 + 17;
   b.run();
   ranges.check_last(b, max_entries);
+}
+
+TEST_CASE("attn_attend finds q, o and lse far beyond 2^31 elements", "[ops][attn_attend]") {
+  const int heads = 3;
+  AttendPool entries(CacheFormat::kKv584, 64);
+  entries.fill(0, 64, 1);
+  const auto idx = test::slots_of(2 * 20, 64, 2);
+  AttendBatch b(2, heads, 3);
+  b.p.entries = test::listed(entries, idx, 20);
+  b.run();
+  const std::int64_t stride = (std::int64_t{1} << 31) + 8;
+  const test::Sparse q(static_cast<std::size_t>(2 * stride) * sizeof(bf16)),
+      o(static_cast<std::size_t>(2 * stride) * sizeof(bf16)),
+      lse(static_cast<std::size_t>(2 * stride) * sizeof(float));
+  auto* far_q = static_cast<bf16*>(q.data());
+  for (std::int64_t t = 0; t < 2; ++t)
+    std::memcpy(static_cast<void*>(far_q + t * stride), b.q.row(t * heads), heads * 1024);
+  ops::AttnAttendParams p = b.p;
+  p.q = q.data(), p.o = o.data(), p.lse = static_cast<float*>(lse.data());
+  p.q_stride = p.o_stride = p.lse_stride = stride;
+  REQUIRE_OK(ops::attn_attend(p, nullptr));
+  for (std::int64_t t = 0; t < 2; ++t) {
+    REQUIRE(std::memcmp(static_cast<bf16*>(o.data()) + t * stride, b.o.row(t * heads), heads * 1024) == 0);
+    REQUIRE(std::memcmp(static_cast<float*>(lse.data()) + t * stride, b.lse.row(t), heads * 4) == 0);
+  }
 }

@@ -5,6 +5,7 @@
 
 #include "tests/ops/linear_case.hpp"
 #include "tests/support/shapes.hpp"
+#include "tests/support/sparse.hpp"
 
 using namespace dsv4;
 using ops::WeightFormat;
@@ -243,6 +244,24 @@ TEST_CASE("attn_out_proj has the same bits in 20 runs and by any schedule", "[op
     CAPTURE(tokens, seed);
     REQUIRE_SAME(run(c), want);
   }
+}
+
+TEST_CASE("attn_out_proj finds o and y far beyond 2^31 elements", "[ops][attn_out_proj]") {
+  const auto c = make<bf16>(2, 40, 4, 2, 64, true, WeightFormat::kFp8, WeightFormat::kFp8);
+  const auto want = run(c);
+  const std::int64_t stride = (std::int64_t{1} << 31) + 8;
+  const test::Sparse o(static_cast<std::size_t>(2 * stride) * sizeof(bf16)),
+      y(static_cast<std::size_t>(2 * stride) * sizeof(bf16));
+  auto *far_o = static_cast<bf16*>(o.data()), *far_y = static_cast<bf16*>(y.data());
+  for (std::int64_t t = 0; t < 2; ++t) std::copy_n(c.o->row(t), c.channels(), far_o + t * stride);
+  ops::AttnOutProjParams p = c.params();
+  test::TestWorkspace w(ops::attn_out_proj_workspace_bytes(p));
+  p.o = far_o, p.o_stride = stride, p.y = far_y, p.y_stride = stride;
+  p.workspace = w.data(), p.workspace_bytes = w.bytes();
+  REQUIRE_OK(ops::attn_out_proj(p, nullptr));
+  for (std::int64_t t = 0; t < 2; ++t)
+    REQUIRE_SAME(std::vector<bf16>(far_y + t * stride, far_y + t * stride + c.hidden),
+                 std::vector<bf16>(want.begin() + t * c.hidden, want.begin() + (t + 1) * c.hidden));
 }
 
 TEST_CASE("attn_out_proj refuses what it cannot do", "[ops][attn_out_proj]") {
