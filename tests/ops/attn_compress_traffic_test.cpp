@@ -85,8 +85,9 @@ Bytes needed(const CompressorCase<bf16>& c, int rollback, std::int64_t start, st
   return b;
 }
 
-/// Sequences of `start` tokens get `count` more each.
-void check(int ratio, std::int64_t sequences, std::int64_t start, std::int64_t count, double most = 1.1) {
+/// Sequences of `start` tokens get `count` more each. `again`: bytes that a cache serves a second time.
+void check(int ratio, std::int64_t sequences, std::int64_t start, std::int64_t count,
+           std::uint64_t again = 0) {
   Case c({.ratio = ratio, .sequences = sequences, .entries = 256});
   std::vector<Case::Append> before, now;
   for (std::int64_t s = 0; s < sequences; ++s)
@@ -104,9 +105,9 @@ void check(int ratio, std::int64_t sequences, std::int64_t start, std::int64_t c
     want.written += b.written * static_cast<std::uint64_t>(sequences);
   }
   const double ratio_of_bytes =
-      static_cast<double>(got.read + got.written) / static_cast<double>(want.read + want.written);
+      static_cast<double>(got.read + got.written) / static_cast<double>(want.read + again + want.written);
   CAPTURE(ratio, sequences, start, count, got.read, want.read, got.written, want.written, ratio_of_bytes);
-  REQUIRE(ratio_of_bytes <= most);
+  REQUIRE(ratio_of_bytes <= (again > 0 ? 1.01 : 1.1));
   REQUIRE(got.written == want.written);  // nothing twice
   REQUIRE(got.read >= want.read);        // and nothing forgotten above
 }
@@ -115,9 +116,9 @@ void check(int ratio, std::int64_t sequences, std::int64_t start, std::int64_t c
 
 TEST_CASE("attn_compress moves what the algorithm needs: decode", "[ops][attn_compress][traffic]") {
   for (std::int64_t start = 40; start < 44; ++start) check(4, 4, start, 1);  // one of which completes
-  // With three drafts every new row is both pooled and kept: its second reading, which a cache serves,
-  // counts.
-  check(4, 4, 40, 4, 1.2);
+  // With three drafts every new row is kept, and its second half (of kv and gate, main and index) pooled as
+  // well, in the same launch: that reading is the cache's. With it, 1.17 times in all.
+  check(4, 4, 40, 4, 4 * 4 * 2 * (512 + 128) * 4);
   check(128, 4, 200, 1);  // a row, no more
   check(128, 4, 255, 1);  // completes an entry
   check(128, 4, 207, 1);  // folds a granule
