@@ -10,7 +10,7 @@ rm -rf "$work" && mkdir -p "$work" && cd "$work"
 # Without an index pip brings nothing: the bundle must be made all the same.
 PIP_NO_INDEX=1 "$source_dir/tools/gpu_check.sh" --prepare "$work/bundle.tar.gz" >prepare.log 2>&1 || fail "$(cat prepare.log)"
 tar -xzf bundle.tar.gz || fail "the bundle does not unpack"
-! find dsv4 -name '*.safetensors' | grep -q . || fail "recordings are packed along"
+[[ -z "$(find dsv4 -name '*.safetensors')" ]] || fail "recordings are packed along"
 cmake -S dsv4 -B build -DDSV4_CUDA=OFF -DDSV4_BUILD_REFERENCE=OFF -DDSV4_BUILD_TESTS=OFF >configure.log 2>&1 ||
   fail "$(tail -n 20 configure.log)"
 if ! nvidia-smi -L >/dev/null 2>&1; then

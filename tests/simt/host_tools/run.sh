@@ -13,8 +13,8 @@ flags=(-std=c++20 -O0 -g -fno-strict-aliasing -DDSV4_SIMT_EMULATION "-I$here/../
 [[ "$tool" != gcov ]] || flags+=(--coverage)
 "$compiler" "${flags[@]}" -c "$source" -o reverse.o
 "$compiler" "${flags[@]}" reverse.o "$library" -pthread -o reverse
-line_of() { grep -n "$1" "$source" | head -n 1 | cut -d : -f 1; }
-stored="$(line_of '// breakpoint')" skipped="$(line_of 'x\[0\] = never')"
+line_of() { awk -v text="$1" 'index($0, text) { print NR }' "$source"; }
+stored="$(line_of '// breakpoint')" skipped="$(line_of 'x[0] = never')"
 
 case "$tool" in
   gcov)
