@@ -28,6 +28,9 @@ std::string files(const std::string& set) {
          ".recording.safetensors'";
 }
 
+/// The prefill and the first decodes.
+const char* first_calls() { return test::reduced() ? " --calls 0..4" : " --calls 0..20"; }
+
 }  // namespace
 
 TEST_CASE("dsv4_validate --backend simt holds every limit", "[simt]") {
@@ -37,7 +40,7 @@ TEST_CASE("dsv4_validate --backend simt holds every limit", "[simt]") {
   std::string out;
   // Staged, fused ops are the chains bit for bit (below): the first calls show that they are staged rightly.
   const bool few = test::reduced() || (mode == "staged" && !fused.empty());
-  const std::string calls = few ? " --calls 0..20" : "";
+  const std::string calls = few ? first_calls() : "";
   const int exit = validate(files(set) + " --backend simt --mode " + mode + fused + calls, &out);
   CAPTURE(set, mode, fused, out);
   REQUIRE(exit == 0);
@@ -49,7 +52,7 @@ TEST_CASE("fused ops compute what the chains compute, bit for bit", "[simt]") {
   const std::string set = GENERATE(as<std::string>{}, "tiny-exact", "tiny-deploy");
   const test::TempFolder folder;
   const std::string chains = folder / "chains.safetensors", fused = folder / "fused.safetensors";
-  const std::string common = files(set) + " --calls 0..20 --backend simt --dump '";
+  const std::string common = files(set) + first_calls() + " --backend simt --dump '";
   std::string out;
   REQUIRE(validate(common + chains + "'", &out) == 0);
   REQUIRE(validate(common + fused + "' --fused", &out) == 0);
@@ -60,8 +63,9 @@ TEST_CASE("the exact mode of the ops is the CPU backend's, bit for bit", "[simt]
   const test::TempFolder folder;
   const std::string cpu = folder / "cpu.safetensors", simt = folder / "simt.safetensors";
   std::string out;
-  REQUIRE(validate(files("tiny-exact") + " --calls 0..20 --dump '" + cpu + "'", &out) == 0);
-  REQUIRE(validate(files("tiny-exact") + " --calls 0..20 --backend simt --dump '" + simt + "'", &out) == 0);
+  const std::string common = files("tiny-exact") + first_calls();
+  REQUIRE(validate(common + " --dump '" + cpu + "'", &out) == 0);
+  REQUIRE(validate(common + " --backend simt --dump '" + simt + "'", &out) == 0);
   REQUIRE(test::read_file(cpu) == test::read_file(simt));
 }
 
