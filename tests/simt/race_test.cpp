@@ -26,7 +26,7 @@ using simt::LaunchShape;
 
 // "race_test.cpp:123": the line of this file that ends in "// @mark".
 std::string place(const std::string& mark) {
-  std::ifstream source(__FILE__);
+  std::ifstream source(DSV4_TEST_DATA_DIR "/../simt/race_test.cpp");
   REQUIRE(source);
   int number = 0;
   for (std::string line; std::getline(source, line);) {
